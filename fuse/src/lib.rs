@@ -1,0 +1,8 @@
+//! Segment stores, block cache and the FUSE file system of Springhouse.
+//!
+//! Imports go one way: `kernel` → `fs` → `cache`, `prefetch` → `store` → `error`. Nothing below
+//! `kernel` knows a kernel type, nothing outside `store/hdfs.rs` knows `hdfs-native`, and nothing in
+//! this crate knows the gateway.
+
+pub mod error;
+pub mod store;

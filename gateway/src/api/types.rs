@@ -1,0 +1,162 @@
+//! What goes over the wire between clients, gateway and workers. `docs/HTTP.md` describes it.
+
+use serde::{Deserialize, Serialize};
+
+/// Answer header: the generation that every row of the answer comes from.
+pub const GENERATION_HEADER: &str = "springhouse-generation";
+/// Answer header: the worker that ran the query.
+pub const WORKER_HEADER: &str = "springhouse-worker";
+/// Request header, gateway → worker: path of the segment below the store's root.
+pub const PATH_HEADER: &str = "springhouse-path";
+/// Request header, gateway → worker: the generation in the catalog. A worker that finds a newer one in
+/// the store answers from that and names it.
+pub const EXPECTED_GENERATION_HEADER: &str = "springhouse-expected-generation";
+/// Request header, gateway → worker: what is left of the deadline, in ms.
+pub const DEADLINE_HEADER: &str = "springhouse-deadline-ms";
+
+/// `POST /v1/segments/{id}/query`, on the gateway and, with the same body, on a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryRequest {
+    /// Exactly one statement that only reads.
+    pub sql: String,
+    /// Positional (array) or named (object) parameters; a blob is `{"$base64": "…"}`.
+    #[serde(default)]
+    pub params: Params,
+    /// Stop after so many rows, with `"truncated": true` in the end mark. Not above the worker's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+    /// Deadline in ms for the whole query with its time in queues. Not above the gateway's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Parameters of a query.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Params {
+    /// `?`, `?1` …, in order.
+    Positional(Vec<serde_json::Value>),
+    /// `:name`, `@name`, `$name`; the key with or without its sigil.
+    Named(serde_json::Map<String, serde_json::Value>),
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self::Positional(Vec::new())
+    }
+}
+
+/// A column of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// As SQLite names it; names may repeat.
+    pub name: String,
+    /// Declared type of the column it comes from; `null` for expressions.
+    #[serde(rename = "type")]
+    pub decl_type: Option<String>,
+}
+
+/// The end mark: last member of a JSON answer, last line of an NDJSON one. An answer without it, or
+/// with `error` in its place, is not whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndMark {
+    /// Rows sent.
+    pub rows: u64,
+    /// Whether `max_rows` of the request cut it.
+    pub truncated: bool,
+}
+
+/// `PUT /v1/workers/{name}`: takes or renews a worker's lease. Sent every third of the TTL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// Fresh at each start of the worker; an older epoch of the same name is refused.
+    pub epoch: u64,
+    /// Where the gateway reaches it: `http://host:port`.
+    pub url: String,
+    /// `cold` or `hot`.
+    pub tier: Tier,
+    /// URL of its store; must be the gateway's.
+    pub store: String,
+    /// Weight in placement, 1 to 1,000; 100 is usual.
+    pub weight: u32,
+    /// How it reads segments: `fuse` or `direct`.
+    pub access: String,
+    /// Version of the binary.
+    pub version: String,
+    /// Queries running now.
+    pub queries_running: u32,
+}
+
+/// Which kind of copy a worker answers from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// In place, in the store.
+    Cold,
+    /// From a local copy.
+    Hot,
+}
+
+/// Answer to a [`LeaseRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// How long the lease holds from now, in ms.
+    pub ttl_ms: u64,
+    /// Changes with each start of the gateway.
+    pub gateway_epoch: u64,
+}
+
+/// One segment in `GET /v1/segments` and `GET /v1/segments/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentInfo {
+    /// Its id.
+    pub id: String,
+    /// Path below the store's root.
+    pub path: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last modification in the store, ms since 1970.
+    pub mtime_ms: i64,
+    /// Version in the catalog.
+    pub generation: String,
+    /// Live workers that may be asked, best first. Only in `GET /v1/segments/{id}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<Vec<String>>,
+}
+
+/// `GET /v1/segments`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentList {
+    /// In catalog order (directory, then id).
+    pub segments: Vec<SegmentInfo>,
+    /// Pass as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Segments in the whole catalog.
+    pub total: u64,
+}
+
+/// One worker in `GET /v1/workers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// As in its lease.
+    #[serde(flatten)]
+    pub lease: LeaseRequest,
+    /// Whether it may be routed to.
+    pub live: bool,
+    /// Since the last heartbeat, in ms.
+    pub lease_age_ms: u64,
+    /// Requests of this gateway that it is answering now.
+    pub in_flight: u32,
+}
+
+/// `GET /v1/workers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerList {
+    /// By name.
+    pub workers: Vec<WorkerInfo>,
+}

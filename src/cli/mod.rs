@@ -1,0 +1,1 @@
+//! Subcommands: each turns its arguments into a resolved configuration once, and runs.

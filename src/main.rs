@@ -1,0 +1,3 @@
+//! The `springhouse` command.
+
+fn main() {}

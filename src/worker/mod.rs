@@ -1,0 +1,1 @@
+//! Workers: lease, HTTP, and the files they answer from.
