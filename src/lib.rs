@@ -2,6 +2,12 @@
 
 pub mod cli;
 pub mod config;
+pub mod error;
+pub mod gateway_store;
+pub mod logging;
 pub mod mount;
+pub mod panics;
 pub mod query;
+pub mod serve;
+pub mod shutdown;
 pub mod worker;

@@ -1,3 +1,25 @@
 //! The `springhouse` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use springhouse::{
+    cli::{self, Command},
+    panics,
+};
+
+fn main() -> ExitCode {
+    panics::install();
+    let command = cli::parse();
+    let name = command.name();
+    let outcome = match command {
+        Command::Serve(args) => cli::serve::run(args),
+        Command::Query(args) => cli::query::run(args),
+        Command::Mount(args) => cli::mount::run(args),
+        Command::Unmount(args) => cli::unmount::run(args),
+        Command::Worker(args) => cli::worker::run(args),
+        Command::Gateway(args) => cli::gateway::run(args),
+        Command::Config(args) => cli::config::run(args),
+        Command::Version => cli::version::run(),
+    };
+    cli::finish(name, outcome)
+}

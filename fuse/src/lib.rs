@@ -1,8 +1,13 @@
 //! Segment stores, block cache and the FUSE file system of Springhouse.
 //!
 //! Imports go one way: `kernel` → `fs` → `cache`, `prefetch` → `store` → `error`. Nothing below
-//! `kernel` knows a kernel type, nothing outside `store/hdfs.rs` knows `hdfs-native`, and nothing in
+//! `kernel` knows a kernel type, nothing outside `store/hdfs/` knows `hdfs-native`, and nothing in
 //! this crate knows the gateway.
 
+pub mod cache;
 pub mod error;
+pub mod fs;
+pub mod kernel;
+pub mod mount;
+pub mod prefetch;
 pub mod store;

@@ -5,5 +5,16 @@
 //! outside `registry/sled.rs` knows `sled`.
 
 pub mod api;
+pub mod discovery;
+mod gateway;
+pub mod leases;
+pub mod metrics;
+pub mod placement;
+pub mod registry;
+pub mod routing;
 pub mod segment;
+mod settings;
 pub mod store;
+
+pub use gateway::{Gateway, StartError};
+pub use settings::Settings;

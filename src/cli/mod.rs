@@ -1,1 +1,156 @@
 //! Subcommands: each turns its arguments into a resolved configuration once, and runs.
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use crate::{
+    config::{Flags, Problem, Role},
+    error::{Exit, Failure},
+};
+
+pub mod config;
+pub mod gateway;
+pub mod mount;
+pub mod query;
+pub mod serve;
+mod table;
+pub mod unmount;
+pub mod version;
+pub mod worker;
+
+/// SQL over millions of SQLite files that lie in HDFS or in a directory, each read in place.
+#[derive(Debug, Parser)]
+#[command(
+    name = "springhouse",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Start here:\n  \
+        springhouse serve --store file:///srv/segments\n  \
+        springhouse query 1234567 'SELECT count(*) FROM page'\n\n\
+        `springhouse COMMAND -h` shows the usual flags of a command, `--help` all of them."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `springhouse` can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run gateway and worker in one process: all that one host needs
+    Serve(serve::Args),
+    /// Ask a segment, and print the rows
+    Query(query::Args),
+    /// Mount a store as a read-only directory
+    Mount(mount::Args),
+    /// Unmount what `springhouse mount` mounted
+    Unmount(unmount::Args),
+    /// Run a worker, which answers queries for a gateway
+    Worker(worker::Args),
+    /// Run the gateway, which knows segments and workers
+    Gateway(gateway::Args),
+    /// Check a configuration, or show the one in force
+    Config(config::Args),
+    /// Print the version and how SQLite was built
+    Version,
+}
+
+impl Command {
+    /// As it is typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "serve",
+            Self::Query(_) => "query",
+            Self::Mount(_) => "mount",
+            Self::Unmount(_) => "unmount",
+            Self::Worker(_) => "worker",
+            Self::Gateway(_) => "gateway",
+            Self::Config(_) => "config",
+            Self::Version => "version",
+        }
+    }
+}
+
+/// The command line of this process. Ends the process where that asks for help or makes no sense.
+pub fn parse() -> Command {
+    let error = match Cli::try_parse() {
+        Ok(cli) => return cli.command,
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => {
+            let command = std::env::args().nth(1).filter(|name| is_subcommand(name));
+            let program = command.map_or("springhouse".into(), |name| format!("springhouse {name}"));
+            eprintln!("{program}: {}; see `{program} --help`", in_one_line(&error.render().to_string()));
+            std::process::exit(Exit::Usage.code().into());
+        }
+    }
+}
+
+fn is_subcommand(name: &str) -> bool {
+    <Cli as clap::CommandFactory>::command().find_subcommand(name).is_some()
+}
+
+/// What is wrong and the tip, without the usage text.
+fn in_one_line(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let wanted = lines.filter(|line| !line.is_empty());
+    let line = wanted.collect::<Vec<_>>().join(", ");
+    line.trim_start_matches("error: ").replace(":, ", ": ").replace(", tip: ", "; ")
+}
+
+/// Says in one line why `command` failed, and gives the exit code.
+pub fn finish(command: &str, outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("springhouse {command}: {failure}");
+            failure.exit().code().into()
+        }
+    }
+}
+
+/// The configuration of a role from its flags, with logging started as it says.
+fn configure<R: Role>(flags: Flags<R>, log: fn(&R) -> &crate::config::groups::LogKeys) -> Result<R, Failure> {
+    let (role, _) = flags.resolve().map_err(|problems| Failure::configuration(&problems, R::NAME))?;
+    crate::logging::init(log(&role))?;
+    Ok(role)
+}
+
+/// Runs `future` on a runtime of its own, and ends the runtime with it: a thread that is blocked in a
+/// dead mount must not hold the process.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("threads: {error}")))?;
+    let outcome = runtime.block_on(future);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Prints `text` to standard output. A reader that has gone (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn problem(text: impl Into<String>) -> Failure {
+    Failure::from(Problem(text.into()))
+}

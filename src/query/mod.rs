@@ -1,1 +1,35 @@
 //! The query engine: sandboxed, bounded, streamed SQLite over one generation of a segment.
+//!
+//! `engine` (queue, threads) → `run` (one query) → `pool` (connections by generation) → `sandbox` (what a
+//! connection may do) → `raw` (statements). `memory` is under all of it: SQLite's allocator, counting by
+//! thread. Nothing outside this directory knows `rusqlite`, and nothing here knows where files lie: that
+//! is [`SegmentFiles`], which the worker implements.
+
+mod answer;
+mod authorize;
+mod control;
+mod encode;
+mod engine;
+mod errors;
+mod files;
+mod memory;
+mod metrics;
+mod params;
+mod pool;
+mod raw;
+mod run;
+mod sandbox;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    answer::Answer,
+    encode::Format,
+    engine::{Engine, init},
+    errors::from_io,
+    files::{OpenFile, SegmentFiles},
+    run::Query,
+    sandbox::{sqlite_compile_options, sqlite_version},
+    settings::{QuerySettings, SqlLimits},
+};

@@ -1,1 +1,181 @@
 //! Workers: lease, HTTP, and the files they answer from.
+//!
+//! `http` (requests) → `query::Engine` → `files` (the segments). `access` decides once at start which
+//! files those are: behind a mount of the store that is a process of its own, or a local store's own.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, http::HeaderValue};
+use prometheus::Registry;
+use springhouse_fuse::error::{Error, ErrorKind};
+use springhouse_gateway::api::{
+    client::Registrar,
+    types::{LeaseRequest, Tier},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+use self::{http::Service, lease::LeaseState};
+use crate::{
+    mount::{ControlClient, MountChild, MountState},
+    query::Engine,
+};
+
+mod accept;
+mod access;
+mod files;
+mod http;
+mod lease;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use self::settings::{Access, WorkerSettings};
+
+/// How long giving up the lease may take at a stop.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+
+/// A running cold worker. It serves [`Worker::router`] wherever the caller listens.
+#[derive(Debug)]
+pub struct Worker {
+    service: Arc<Service>,
+    access: &'static str,
+    child: Option<MountChild>,
+    grace: Duration,
+    stop: watch::Sender<bool>,
+    lease: JoinHandle<()>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts it: opens the way to the segments, starts the engine, takes the lease. Returns when
+    /// segments can be read. The caller should listen already: the gateway sends queries from then on.
+    ///
+    /// # Errors
+    /// One line with the reason and the remedy; nothing is left running.
+    pub async fn start(settings: WorkerSettings, registrar: Arc<dyn Registrar>) -> Result<Self, Error> {
+        let bad = |why: String| Error::new(ErrorKind::InvalidArgument, why);
+        settings.query.check().map_err(bad)?;
+        let name = HeaderValue::try_from(&settings.name)
+            .map_err(|_| bad(format!("{:?} cannot be a worker's name", settings.name)))?;
+        let registry = Registry::new();
+        let opened = access::open(&settings).await?;
+        let files = Arc::clone(&opened.files);
+        let engine = match Engine::start(settings.query.clone(), Arc::clone(&files), &registry) {
+            Ok(engine) => Arc::new(engine),
+            Err(why) => {
+                stop_mount(opened.child).await;
+                return Err(Error::new(ErrorKind::Other, why));
+            }
+        };
+
+        let epoch = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let request = LeaseRequest {
+            epoch,
+            url: settings.url,
+            tier: Tier::Cold,
+            store: settings.store.to_string(),
+            weight: settings.weight,
+            access: opened.name.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            queries_running: 0,
+        };
+        let (state, lease_state) = watch::channel(LeaseState::Asking);
+        let (stop, stopped) = watch::channel(false);
+        let counted = Arc::clone(&engine);
+        let worker_name = settings.name;
+        let lease = tokio::spawn(async move {
+            let request = || LeaseRequest {
+                queries_running: u32::try_from(counted.running()).unwrap_or(u32::MAX),
+                ..request.clone()
+            };
+            lease::keep(&worker_name, registrar, request, state, stopped).await;
+        });
+        let watcher = opened
+            .child
+            .as_ref()
+            .map(|child| tokio::spawn(close_with_mount(child.state(), Arc::clone(&engine))));
+        let service = Arc::new(Service {
+            name,
+            engine,
+            files,
+            registry,
+            secret: settings.cluster_secret,
+            timeout_max: settings.query.timeout_max,
+            lease: lease_state,
+            stopping: AtomicBool::new(false),
+            mount: opened.child.as_ref().and_then(|child| child.control().ok()),
+        });
+        Ok(Self {
+            service,
+            access: opened.name,
+            child: opened.child,
+            grace: settings.shutdown_grace,
+            stop,
+            lease,
+            watcher,
+        })
+    }
+
+    /// The HTTP service of the worker.
+    pub fn router(&self) -> Router {
+        http::router(Arc::clone(&self.service))
+    }
+
+    /// How it reads segments: `fuse` or `direct`.
+    pub fn access(&self) -> &'static str {
+        self.access
+    }
+
+    /// The engine, for calls in this process (benchmarks, schema checks).
+    pub fn engine(&self) -> &Engine {
+        &self.service.engine
+    }
+
+    /// Gives the lease up, so that no new queries come, lets running ones end (up to the grace), and
+    /// stops the mount.
+    pub async fn shutdown(self) {
+        self.service.stopping.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        let abort = self.lease.abort_handle();
+        if tokio::time::timeout(RELEASE_MAX, self.lease).await.is_err() {
+            abort.abort();
+        }
+        self.service.engine.shutdown(self.grace).await;
+        if let Some(watcher) = self.watcher {
+            watcher.abort();
+        }
+        stop_mount(self.child).await;
+    }
+}
+
+async fn stop_mount(child: Option<MountChild>) {
+    if let Some(child) = child
+        && let Err(error) = child.stop().await
+    {
+        tracing::warn!(%error, "the mount could not be stopped cleanly");
+    }
+}
+
+/// Connections into a mount that died hold it busy: closes them as soon as it is down.
+async fn close_with_mount(mut state: watch::Receiver<MountState>, engine: Arc<Engine>) {
+    while state.changed().await.is_ok() {
+        if !matches!(&*state.borrow_and_update(), MountState::Ready { .. }) {
+            let engine = Arc::clone(&engine);
+            // Closing files is a system call on a dying mount: not on the runtime's threads.
+            let _ = tokio::task::spawn_blocking(move || engine.close_idle()).await;
+        }
+    }
+}
+
+/// The mount's figures; nothing, with a line in the log, while it cannot tell them.
+async fn mount_metrics(_mount: &ControlClient) -> String {
+    String::new()
+}

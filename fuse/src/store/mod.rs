@@ -11,12 +11,30 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
+mod breaker;
+#[doc(hidden)]
+pub mod contract;
+mod count;
+mod deadline;
+mod hdfs;
+mod latency;
+mod local;
+pub mod memory;
+mod open;
 mod path;
+mod single_flight;
 mod url;
 
-pub use self::{path::StorePath, url::StoreUrl};
+pub use self::{
+    count::{Counters, Operation, OperationSnapshot, Snapshot},
+    hdfs::tasks_running as hdfs_tasks_running,
+    local::{LocalStore, generation_of},
+    open::{HdfsOptions, OpenedStore, RetryPolicy, StoreOptions, decorate, open},
+    path::{NAME_BYTES_MAX, StorePath},
+    url::StoreUrl,
+};
 
 /// One immutable version of a file: opaque, compared only for equality.
 ///
@@ -182,4 +200,23 @@ pub trait Writer: Send + 'static {
 
     /// Finishes the file durably. Without it, dropping the writer leaves a file that is cut short.
     async fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// `Stale` unless the file is of the generation that the caller wants, if he wants a certain one.
+fn check_generation(path: &StorePath, found: &Metadata, expected: Option<Generation>) -> Result<()> {
+    match expected {
+        Some(expected) if expected != found.generation => Err(Error::new(
+            ErrorKind::Stale,
+            format!("{path}: generation {expected} was replaced by {}; open it again", found.generation),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A directory cannot be moved to below itself.
+fn refuse_into_itself(from: &StorePath, to: &StorePath) -> Result<()> {
+    if to.as_str().strip_prefix(from.as_str()).is_some_and(|rest| rest.starts_with('/')) {
+        return Err(Error::new(ErrorKind::InvalidArgument, format!("{to} lies in {from} itself")));
+    }
+    Ok(())
 }

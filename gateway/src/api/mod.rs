@@ -1,4 +1,13 @@
 //! The HTTP API: types, errors, handlers, and the client that workers and the command line use.
 
+mod auth;
+pub mod client;
 pub mod error;
+mod health;
+pub(crate) mod router;
+mod segments;
+pub mod server;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod types;
+pub(crate) mod workers;

@@ -160,3 +160,50 @@ pub struct WorkerList {
     /// By name.
     pub workers: Vec<WorkerInfo>,
 }
+
+/// What one discovery pass did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryReport {
+    /// Number of the pass since the gateway started, from 1.
+    pub pass: u64,
+    /// Whether every directory was listed, changed or not.
+    pub full: bool,
+    /// Start, ms since 1970.
+    pub started_ms: i64,
+    /// Duration in ms.
+    pub took_ms: u64,
+    /// Directories listed.
+    pub dirs_listed: u64,
+    /// Directories left alone because nothing in them can have changed.
+    pub dirs_skipped: u64,
+    /// Directories that are gone from the store.
+    pub dirs_removed: u64,
+    /// Segments new in the catalog.
+    pub segments_added: u64,
+    /// Segments with another generation than before.
+    pub segments_changed: u64,
+    /// Segments gone from the catalog.
+    pub segments_removed: u64,
+    /// Store calls that failed; what they would have told is left as it was.
+    pub errors: u64,
+    /// The first few of them.
+    #[serde(default)]
+    pub error_samples: Vec<String>,
+    /// Whether the pass reached its end.
+    pub complete: bool,
+}
+
+/// `GET /v1/discovery`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryStatus {
+    /// Whether a pass runs now.
+    pub running: bool,
+    /// The last finished pass; `null` before the first.
+    pub last: Option<DiscoveryReport>,
+    /// Segments in the catalog.
+    pub segments: u64,
+    /// Directories in the catalog.
+    pub directories: u64,
+    /// Files called `*.sqlite` whose name is no segment id.
+    pub bad_names: u64,
+}

@@ -1,0 +1,67 @@
+# Everything that is done with this repository. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test prepare lint unit e2e demo bench audit fmt clean
+
+CARGO ?= cargo
+# One selection of packages for all steps: another one may select other features of a shared
+# dependency, and build it twice.
+TEST := $(CARGO) test --workspace --locked
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+STORE ?= file
+ONCE ?=
+SIZE ?= full
+
+step = @printf '\n== %s\n' '$(1)'
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@echo 'Settings: demo STORE=file|hdfs ONCE=1, bench SIZE=full|quick, e2e TEST_NAME=part-of-a-name'
+
+test: ## Check formatting and lints, run all tests; end to end on real HDFS
+test: prepare lint unit e2e
+	$(call step,all passed)
+
+prepare:
+	$(call step,tools for the tests)
+	@tests/prepare fuse3 java maven sqlite3
+
+lint:
+	$(call step,formatting)
+	@$(CARGO) fmt --all -- --check
+	$(call step,lints)
+	@$(CARGO) clippy --quiet --workspace --all-targets --locked -- -D warnings
+
+unit:
+	$(call step,unit tests)
+	@$(TEST) --quiet --lib --bins
+	$(call step,examples in the documentation)
+	@$(TEST) --quiet --doc
+
+e2e: ## Run the end-to-end tests alone
+	$(call step,end to end)
+	@$(TEST) --quiet --test e2e -- $(TEST_NAME)
+
+demo: ## See it work: SQL over segments in a store, through the gateway
+	@if [ '$(STORE)' = hdfs ]; then tests/prepare java maven; fi
+	$(call step,building (a few minutes the first time))
+	@$(CARGO) build --quiet --release --locked --bins --example demo
+	@'$(TARGET)/release/examples/demo' --store '$(STORE)' $(if $(ONCE),--once)
+
+bench: ## Measure it end to end on real HDFS; prints a table in Markdown
+	@tests/prepare fuse3 java maven
+	$(call step,building (a few minutes the first time))
+	@$(CARGO) build --quiet --release --locked --workspace --bins --example bench --example hdfs_raw
+	@'$(TARGET)/release/examples/bench' --size '$(SIZE)'
+
+audit: ## Check licences, advisories and sources of dependencies
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo 'make audit needs cargo-deny: cargo install --locked cargo-deny' >&2; exit 1; fi
+
+fmt: ## Format the sources
+	@$(CARGO) fmt --all
+
+clean: ## Remove what was built
+	@$(CARGO) clean

@@ -1,0 +1,134 @@
+//! Open files: one reader for each generation, shared by its handles, kept a while after the last.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use super::NodeKey;
+use crate::cache::{Source, Stream};
+
+/// Readers kept after their last handle was closed, so that opening a file anew for each query costs
+/// nothing. A local store holds a file descriptor for each.
+const IDLE_MAX: usize = 128;
+
+/// How long they are kept. A deleted local file's space is free only after that.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// One generation of one file, open for reading.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) ino: u64,
+    pub(super) key: NodeKey,
+    pub(super) source: Source,
+}
+
+/// What the kernel holds for each open(2).
+#[derive(Debug)]
+pub(super) struct FileHandle {
+    pub(super) file: Arc<OpenFile>,
+    pub(super) stream: Stream,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    handles: HashMap<u64, Arc<FileHandle>>,
+    by_ino: HashMap<u64, Weak<OpenFile>>,
+    idle: VecDeque<(Instant, Arc<OpenFile>)>,
+    next: u64,
+}
+
+/// The tables of open files and handles.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    state: RwLock<State>,
+}
+
+impl Files {
+    /// The open or idle file with this number.
+    pub(super) fn find(&self, ino: u64) -> Option<Arc<OpenFile>> {
+        self.state.read().by_ino.get(&ino)?.upgrade()
+    }
+
+    /// The file behind an open handle of this number, also if it was retired.
+    pub(super) fn held(&self, ino: u64) -> Option<Arc<OpenFile>> {
+        let state = self.state.read();
+        state.handles.values().find(|handle| handle.file.ino == ino).map(|handle| handle.file.clone())
+    }
+
+    /// A handle of `file`, or of the same generation that was opened meanwhile.
+    pub(super) fn open(&self, file: Arc<OpenFile>, stream: Stream) -> u64 {
+        let mut state = self.state.write();
+        let file = match state.by_ino.get(&file.ino).and_then(Weak::upgrade) {
+            Some(already) => already,
+            None => {
+                state.by_ino.insert(file.ino, Arc::downgrade(&file));
+                file
+            }
+        };
+        state.idle.retain(|(_, idle)| !Arc::ptr_eq(idle, &file));
+        state.next += 1;
+        let fh = state.next;
+        state.handles.insert(fh, Arc::new(FileHandle { file, stream }));
+        fh
+    }
+
+    pub(super) fn get(&self, fh: u64) -> Option<Arc<FileHandle>> {
+        self.state.read().handles.get(&fh).cloned()
+    }
+
+    pub(super) fn close(&self, fh: u64) {
+        let mut state = self.state.write();
+        let Some(handle) = state.handles.remove(&fh) else { return };
+        let file = handle.file.clone();
+        // Two: `file` and `handle`. More: another handle, or an open that is about to be one.
+        let in_use = Arc::strong_count(&file) > 2;
+        let current = state.by_ino.get(&file.ino).is_some_and(|weak| std::ptr::eq(weak.as_ptr(), &*file));
+        if !in_use && current {
+            state.idle.push_back((Instant::now(), file));
+            if state.idle.len() > IDLE_MAX
+                && let Some((_, oldest)) = state.idle.pop_front()
+            {
+                state.by_ino.remove(&oldest.ino);
+            }
+        }
+    }
+
+    /// No new handle gets this reader: its generation is gone.
+    pub(super) fn retire(&self, ino: u64) {
+        let mut state = self.state.write();
+        state.by_ino.remove(&ino);
+        state.idle.retain(|(_, file)| file.ino != ino);
+    }
+
+    /// Closes readers that were idle for long, and lets go of readahead that nobody reads.
+    pub(super) fn maintain(&self, stream_idle: Duration) {
+        let mut state = self.state.write();
+        while state.idle.front().is_some_and(|(since, _)| since.elapsed() >= IDLE) {
+            if let Some((_, file)) = state.idle.pop_front() {
+                state.by_ino.remove(&file.ino);
+            }
+        }
+        state.by_ino.retain(|_, file| file.strong_count() > 0);
+        let handles: Vec<_> = state.handles.values().cloned().collect();
+        drop(state);
+        for handle in handles {
+            handle.stream.relax(stream_idle);
+        }
+    }
+
+    /// Open handles and idle readers.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let state = self.state.read();
+        (state.handles.len(), state.idle.len())
+    }
+
+    /// The numbers of all open files.
+    pub(super) fn inos(&self) -> HashSet<u64> {
+        self.state.read().handles.values().map(|handle| handle.file.ino).collect()
+    }
+}

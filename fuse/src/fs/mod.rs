@@ -1,0 +1,381 @@
+//! The file system: inodes, handles and operations, without kernel types.
+//!
+//! Every operation is an async function that ends within the deadline, whatever the store does. A file
+//! is numbered by path and generation (see [`inodes`]), so what is cached for a number is right for
+//! ever, and the only thing that ages is which generation a path leads to: that is asked again when the
+//! answer is older than the freshness.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Handle, time::Instant};
+
+pub use self::{
+    attr::Attr,
+    inodes::{NodeKey, ROOT},
+    owners::NOBODY,
+};
+use self::{
+    dirs::Dirs,
+    files::{Files, OpenFile},
+    inodes::InodeTable,
+    owners::Owners,
+    stats::{Stat, Stats},
+};
+use crate::{
+    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream},
+    error::{Error, ErrorKind, Result},
+    store::{FileKind, Metadata, Store, StorePath},
+};
+
+mod attr;
+mod dirs;
+mod files;
+pub mod inodes;
+mod listing;
+mod owners;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use self::{listing::DirEntry, usage::Space};
+
+/// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
+/// digits. Of an open descriptor it never changes.
+pub const XATTR_GENERATION: &str = "user.springhouse.generation";
+
+/// Extended attribute: the path below the store's root.
+pub const XATTR_PATH: &str = "user.springhouse.path";
+
+/// Readahead that was not touched for this long is let go.
+const STREAM_IDLE: Duration = Duration::from_secs(5);
+
+/// Largest single read of readahead; raw HDFS reads flatten out there.
+const EXTENT_BYTES: u64 = 4 << 20;
+
+/// How a [`FileSystem`] behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsSettings {
+    /// How old an answer about names and attributes may be; 0 asks the store each time.
+    pub freshness: Duration,
+    /// Longest time an operation may take before it ends in `TimedOut`.
+    pub deadline: Duration,
+    /// Bound of the block cache in bytes; 0 caches nothing.
+    pub cache_bytes: u64,
+    /// Unit of the block cache: a power of two from 4 KiB to 4 MiB.
+    pub block_bytes: u32,
+    /// Largest readahead window of one handle in bytes; 0 switches readahead off.
+    pub readahead_bytes_max: u64,
+    /// Bound of all readahead buffers together, in bytes.
+    pub prefetch_bytes: u64,
+    /// Inodes above which the kernel is asked to give some up; about 300 bytes each here.
+    pub inodes_max: usize,
+}
+
+impl Default for FsSettings {
+    fn default() -> Self {
+        Self {
+            freshness: Duration::from_secs(1),
+            deadline: Duration::from_secs(10),
+            cache_bytes: 256 << 20,
+            block_bytes: 64 << 10,
+            readahead_bytes_max: 8 << 20,
+            prefetch_bytes: 128 << 20,
+            inodes_max: 1_000_000,
+        }
+    }
+}
+
+/// An answer about a name: attributes, or that there is nothing; and how long the kernel may keep it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// `None`: nothing has that name.
+    pub attr: Option<Attr>,
+    /// How long it is good.
+    pub ttl: Duration,
+}
+
+/// Sizes of the tables and the cache at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsSnapshot {
+    /// Inodes that the kernel holds.
+    pub inodes: usize,
+    /// Open file handles.
+    pub open_files: usize,
+    /// Readers kept after the last handle was closed.
+    pub idle_readers: usize,
+    /// Open directory handles.
+    pub open_directories: usize,
+    /// Operations that ended at the deadline.
+    pub deadlines_passed: u64,
+    /// The block cache.
+    pub cache: CacheSnapshot,
+}
+
+/// See the module. Dropping any future of it is safe.
+#[derive(Debug)]
+pub struct FileSystem {
+    store: StoreBox,
+    settings: FsSettings,
+    inodes: Mutex<InodeTable>,
+    stats: Stats,
+    owners: Owners,
+    files: Files,
+    dirs: Dirs,
+    cache: BlockCache,
+    usage: usage::Known,
+    deadlines_passed: prometheus::IntCounter,
+    runtime: Handle,
+}
+
+struct StoreBox(Arc<dyn Store>);
+
+impl std::fmt::Debug for StoreBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0.url())
+    }
+}
+
+impl FileSystem {
+    /// A file system over `store`. Reads of the store run on `runtime`, and every operation has to be
+    /// polled inside of a Tokio runtime.
+    pub fn new(store: Arc<dyn Store>, settings: FsSettings, runtime: Handle) -> Result<Self> {
+        let cache = BlockCache::new(
+            CacheSettings {
+                cache_bytes: settings.cache_bytes,
+                block_bytes: settings.block_bytes.into(),
+                readahead_bytes: settings.prefetch_bytes,
+                extent_bytes: EXTENT_BYTES,
+                deadline: settings.deadline,
+            },
+            runtime.clone(),
+        )?;
+        let deadlines_passed = prometheus::IntCounter::new(
+            "springhouse_mount_deadlines_total",
+            "File system operations that ended at the deadline",
+        )
+        .map_err(|e| Error::new(ErrorKind::Other, format!("mount metrics: {e}")))?;
+        Ok(Self {
+            store: StoreBox(store),
+            inodes: Mutex::default(),
+            stats: Stats::new(settings.freshness),
+            owners: Owners::default(),
+            files: Files::default(),
+            dirs: Dirs::default(),
+            cache,
+            usage: usage::Known::default(),
+            deadlines_passed,
+            settings,
+            runtime,
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &FsSettings {
+        &self.settings
+    }
+
+    /// What `name` in the directory `parent` is. A found one is counted as told to the kernel once.
+    pub async fn lookup(&self, parent: u64, name: &str) -> Result<Looked> {
+        let path = Arc::new(self.directory(parent)?.join(name)?);
+        self.within(&path, async {
+            let stat = self.stats.get(&*self.store.0, &path).await?;
+            let Some(metadata) = stat.found else {
+                return Ok(Looked { attr: None, ttl: self.stats.ttl(stat.asked) });
+            };
+            let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
+            // Nothing is awaited after this: a counted lookup is surely told.
+            let ino = self.inodes.lock().look_up(key_of(path.clone(), &metadata));
+            let attr = Attr::new(ino, &metadata, ids, self.settings.block_bytes);
+            Ok(Looked { attr: Some(attr), ttl: self.stats.ttl(stat.asked) })
+        })
+        .await
+    }
+
+    /// Attributes of an inode and how long they are good.
+    ///
+    /// Of a file that was replaced or deleted: as it was and without a link while it is open, else
+    /// `Stale`, upon which the kernel looks the path up again.
+    pub async fn getattr(&self, ino: u64) -> Result<(Attr, Duration)> {
+        let key = self.key(ino)?;
+        self.within(&key.path, async {
+            let stat = self.stats.get(&*self.store.0, &key.path).await?;
+            let (metadata, nlink) = match stat.found {
+                Some(found) if key_of(key.path.clone(), &found) == key => (found, 1),
+                _ => match self.files.held(ino) {
+                    Some(open) => (Arc::new(open.source.reader.metadata().clone()), 0),
+                    None => return Err(stale(&key.path)),
+                },
+            };
+            let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
+            let attr = Attr { nlink, ..Attr::new(ino, &metadata, ids, self.settings.block_bytes) };
+            Ok((attr, self.stats.ttl(stat.asked)))
+        })
+        .await
+    }
+
+    /// The kernel takes back `count` lookups of `ino`.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.inodes.lock().forget(ino, count);
+    }
+
+    /// Opens a file for reading; gives the handle. `Stale` if the path leads to another generation now.
+    pub async fn open(&self, ino: u64) -> Result<u64> {
+        let key = self.key(ino)?;
+        let Some(generation) = key.generation else {
+            return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
+        };
+        self.within(&key.path, async {
+            let file = match self.files.find(ino) {
+                Some(file) => {
+                    let stat = self.stats.get(&*self.store.0, &key.path).await?;
+                    if stat.found.is_none_or(|found| found.generation != generation) {
+                        self.files.retire(ino);
+                        return Err(stale(&key.path));
+                    }
+                    file
+                }
+                None => {
+                    let asked = Instant::now();
+                    let reader = match self.store.0.open(&key.path, Some(generation)).await {
+                        Ok(reader) => reader,
+                        Err(error) => {
+                            // The kernel's next lookup must not be answered from memory.
+                            self.stats.forget(&key.path);
+                            return Err(match error.kind() {
+                                ErrorKind::NotFound | ErrorKind::IsADirectory => stale(&key.path),
+                                _ => error,
+                            });
+                        }
+                    };
+                    let found = Some(Arc::new(reader.metadata().clone()));
+                    self.stats.put(key.path.clone(), Stat { found, asked });
+                    let source = Source { file: key.digest(), reader };
+                    Arc::new(OpenFile { ino, key: key.clone(), source })
+                }
+            };
+            Ok(self.files.open(file, Stream::new(self.settings.readahead_bytes_max)))
+        })
+        .await
+    }
+
+    /// The bytes of `offset..offset + len` that the file has; of one generation, or an error.
+    pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Bytes> {
+        let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
+        let file = &handle.file;
+        let read = async {
+            self.cache.observe(&file.source, &handle.stream, offset, len);
+            self.cache.read(&file.source, offset, len).await
+        };
+        let outcome = self.within(&file.key.path, read).await;
+        if outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Stale) {
+            self.files.retire(file.ino);
+            self.stats.forget(&file.key.path);
+        }
+        outcome
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, fh: u64) {
+        self.files.close(fh);
+    }
+
+    /// The value of an extended attribute; `None` if there is no such attribute.
+    pub fn xattr(&self, ino: u64, name: &str) -> Result<Option<Vec<u8>>> {
+        let key = self.key(ino)?;
+        Ok(match name {
+            XATTR_PATH => Some(key.path.as_str().as_bytes().to_vec()),
+            XATTR_GENERATION => key.generation.map(|generation| generation.to_string().into_bytes()),
+            _ => None,
+        })
+    }
+
+    /// The names of the extended attributes of `ino`.
+    pub fn xattr_names(&self, ino: u64) -> Result<&'static [&'static str]> {
+        Ok(match self.key(ino)?.generation {
+            Some(_) => &[XATTR_GENERATION, XATTR_PATH],
+            None => &[XATTR_PATH],
+        })
+    }
+
+    /// Gives back what nobody used for a while. To be called every few seconds.
+    pub fn maintain(&self) {
+        self.files.maintain(STREAM_IDLE);
+    }
+
+    /// Entries that the kernel should be asked to drop, as directory inode and name, because it holds
+    /// more inodes than the settings allow.
+    pub fn surplus(&self) -> Vec<(u64, Arc<StorePath>)> {
+        let inodes = self.inodes.lock();
+        // Some below the bound, so that this does not run for every single one.
+        let target = self.settings.inodes_max - self.settings.inodes_max / 8;
+        if inodes.len() <= self.settings.inodes_max {
+            return Vec::new();
+        }
+        inodes.victims(inodes.len() - target, &self.files.inos())
+    }
+
+    /// The figures now.
+    pub fn snapshot(&self) -> FsSnapshot {
+        let (open_files, idle_readers) = self.files.counts();
+        FsSnapshot {
+            inodes: self.inodes.lock().len(),
+            open_files,
+            idle_readers,
+            open_directories: self.dirs.count(),
+            deadlines_passed: self.deadlines_passed.get(),
+            cache: self.cache.snapshot(),
+        }
+    }
+
+    /// Shows the counters in `registry`.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.deadlines_passed.clone()))?;
+        self.cache.register(registry)
+    }
+
+    fn key(&self, ino: u64) -> Result<NodeKey> {
+        let unknown = || Error::new(ErrorKind::Stale, format!("inode {ino} is not known"));
+        self.inodes.lock().get(ino).cloned().ok_or_else(unknown)
+    }
+
+    fn directory(&self, ino: u64) -> Result<Arc<StorePath>> {
+        match self.key(ino)? {
+            NodeKey { path, generation: None } => Ok(path),
+            NodeKey { path, .. } => {
+                Err(Error::new(ErrorKind::NotADirectory, format!("{path} is not a directory")))
+            }
+        }
+    }
+
+    /// Ends `operation` in `TimedOut` at the deadline. The store has deadlines of its own; this is the
+    /// promise that no process hangs even if one of them is wrong.
+    async fn within<T>(
+        &self,
+        path: &StorePath,
+        operation: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let deadline = self.settings.deadline;
+        tokio::time::timeout(deadline, operation).await.unwrap_or_else(|_| {
+            self.deadlines_passed.inc();
+            Err(Error::new(ErrorKind::TimedOut, format!("{path}: no answer within {deadline:?}")))
+        })
+    }
+}
+
+fn key_of(path: Arc<StorePath>, metadata: &Metadata) -> NodeKey {
+    let generation = (metadata.kind == FileKind::File).then_some(metadata.generation);
+    NodeKey { path, generation }
+}
+
+fn stale(path: &StorePath) -> Error {
+    Error::new(ErrorKind::Stale, format!("{path} was replaced or deleted: open it again"))
+}
+
+fn no_handle(fh: u64) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("handle {fh} is not open"))
+}

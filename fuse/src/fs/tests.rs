@@ -1,0 +1,300 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::{
+    Generation, Operation,
+    memory::{Fault, Injection, MemoryStore},
+};
+
+fn path(text: &str) -> StorePath {
+    StorePath::parse(text).expect("a valid path")
+}
+
+fn data(seed: u8, len: usize) -> Bytes {
+    (0..len).map(|i| (i.wrapping_mul(37) as u8).wrapping_add(seed)).collect()
+}
+
+fn settings() -> FsSettings {
+    FsSettings { cache_bytes: 1 << 20, block_bytes: 4096, prefetch_bytes: 1 << 20, ..FsSettings::default() }
+}
+
+fn fs_with(store: &MemoryStore, settings: FsSettings) -> FileSystem {
+    FileSystem::new(Arc::new(store.clone()), settings, Handle::current()).expect("good settings")
+}
+
+fn fs(store: &MemoryStore) -> FileSystem {
+    fs_with(store, settings())
+}
+
+async fn ino(fs: &FileSystem, parent: u64, name: &str) -> u64 {
+    fs.lookup(parent, name).await.expect("looked up").attr.expect("there").ino
+}
+
+async fn after(time: Duration) {
+    tokio::time::advance(time).await;
+}
+
+fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {
+    outcome.expect_err("an error").kind()
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_follow_generations() {
+    let store = MemoryStore::new();
+    store.put(&path("/d/f"), data(1, 10)).expect("put");
+    let mount = fs(&store);
+    let dir = ino(&mount, ROOT, "d").await;
+    let first = ino(&mount, dir, "f").await;
+    assert_eq!(ino(&mount, dir, "f").await, first);
+    mount.forget(first, 2);
+    assert_eq!(kind(mount.getattr(first).await), ErrorKind::Stale);
+    assert_eq!(ino(&mount, dir, "f").await, first, "after the kernel forgot it");
+    let remounted = fs(&store);
+    let dir_again = ino(&remounted, ROOT, "d").await;
+    assert_eq!((dir_again, ino(&remounted, dir_again, "f").await), (dir, first), "after a remount");
+
+    store.put(&path("/d/f"), data(2, 10)).expect("replaced");
+    after(Duration::from_millis(1100)).await;
+    assert_ne!(ino(&mount, dir, "f").await, first);
+    assert_eq!(ino(&mount, ROOT, "d").await, dir, "a directory stays itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_kept_for_the_freshness_and_no_longer() {
+    let store = MemoryStore::new();
+    store.put(&path("/f"), data(1, 10)).expect("put");
+    let fs = fs(&store);
+    let looked = fs.lookup(ROOT, "f").await.expect("looked up");
+    assert_eq!(looked.ttl, Duration::from_secs(1));
+    assert_eq!(fs.lookup(ROOT, "none").await.expect("looked up").attr, None);
+    let asked = store.calls(Operation::Stat);
+    after(Duration::from_millis(400)).await;
+    assert_eq!(fs.lookup(ROOT, "f").await.expect("looked up").ttl, Duration::from_millis(600));
+    assert_eq!(fs.lookup(ROOT, "none").await.expect("looked up").attr, None);
+    assert_eq!(store.calls(Operation::Stat), asked);
+    after(Duration::from_millis(600)).await;
+    fs.lookup(ROOT, "f").await.expect("looked up");
+    fs.lookup(ROOT, "none").await.expect("looked up");
+    assert_eq!(store.calls(Operation::Stat), asked + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_of_a_replaced_file_is_stale_and_the_next_lookup_sees_the_new_one() {
+    let store = MemoryStore::new();
+    store.put(&path("/f"), data(1, 10)).expect("put");
+    let fs = fs(&store);
+    let old = ino(&fs, ROOT, "f").await;
+    store.put(&path("/f"), data(2, 20)).expect("replaced");
+    // The name is still fresh, so the kernel comes with the old number.
+    assert_eq!(kind(fs.open(old).await), ErrorKind::Stale);
+    let new = ino(&fs, ROOT, "f").await;
+    assert_ne!(new, old);
+    let fh = fs.open(new).await.expect("opened");
+    assert_eq!(fs.read(fh, 0, 100).await.expect("read"), data(2, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_file_is_one_generation_or_stale() {
+    let store = MemoryStore::new();
+    let old = data(1, 20_000);
+    let generation = store.put(&path("/f"), old.clone()).expect("put");
+    let fs = fs(&store);
+    let number = ino(&fs, ROOT, "f").await;
+    let fh = fs.open(number).await.expect("opened");
+    assert_eq!(fs.read(fh, 0, 100).await.expect("read"), old[..100]);
+    store.put(&path("/f"), data(2, 30_000)).expect("replaced");
+    assert_eq!(fs.read(fh, 50, 100).await.expect("cached"), old[50..150]);
+    assert_eq!(kind(fs.read(fh, 10_000, 100).await), ErrorKind::Stale);
+    let value = fs.xattr(number, XATTR_GENERATION).expect("known").expect("a file has one");
+    assert_eq!(String::from_utf8(value).expect("text"), generation.to_string());
+    after(Duration::from_secs(2)).await;
+    let (attr, _) = fs.getattr(number).await.expect("still open");
+    assert_eq!((attr.len, attr.nlink), (20_000, 0));
+    fs.release(fh);
+    assert_eq!(kind(fs.getattr(number).await), ErrorKind::Stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_times_out_everywhere() {
+    let store = MemoryStore::new();
+    store.put(&path("/d/f"), data(1, 100_000)).expect("put");
+    let fs = fs(&store);
+    let dir = ino(&fs, ROOT, "d").await;
+    let file = ino(&fs, dir, "f").await;
+    let fh = fs.open(file).await.expect("opened");
+    let list = fs.opendir(dir).await.expect("opened");
+    after(Duration::from_secs(2)).await;
+    let hang = store.inject(Injection::new(Fault::Hang));
+    let begun = Instant::now();
+    assert_eq!(kind(fs.read(fh, 0, 100).await), ErrorKind::TimedOut);
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert_eq!(kind(fs.lookup(dir, "f").await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.getattr(file).await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.open(file).await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.readdir(list, 0, true).await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.statfs().await), ErrorKind::TimedOut);
+    assert_eq!(begun.elapsed(), Duration::from_secs(60), "no operation longer than the deadline");
+    hang.release();
+    assert_eq!(fs.read(fh, 0, 100).await.expect("recovered"), data(1, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn handles_do_not_leak_and_a_reader_is_shared_and_kept_a_while() {
+    let store = MemoryStore::new();
+    store.put(&path("/f"), data(1, 100)).expect("put");
+    let fs = fs(&store);
+    let file = ino(&fs, ROOT, "f").await;
+    for _ in 0..100 {
+        let (a, b) = (fs.open(file).await.expect("opened"), fs.open(file).await.expect("opened"));
+        assert_eq!(fs.snapshot().open_files, 2);
+        fs.release(a);
+        fs.release(b);
+        fs.release(b);
+    }
+    let snapshot = fs.snapshot();
+    assert_eq!((snapshot.open_files, snapshot.idle_readers), (0, 1));
+    assert_eq!(store.calls(Operation::Open), 1);
+    after(Duration::from_secs(31)).await;
+    fs.maintain();
+    assert_eq!(fs.snapshot().idle_readers, 0);
+    fs.open(file).await.expect("opened anew");
+    assert_eq!(store.calls(Operation::Open), 2);
+}
+
+#[tokio::test]
+async fn wrong_kinds_are_refused() {
+    let store = MemoryStore::new();
+    store.put(&path("/d/f"), data(1, 1)).expect("put");
+    let fs = fs(&store);
+    let dir = ino(&fs, ROOT, "d").await;
+    let file = ino(&fs, dir, "f").await;
+    assert_eq!(kind(fs.open(dir).await), ErrorKind::IsADirectory);
+    assert_eq!(kind(fs.opendir(file).await), ErrorKind::NotADirectory);
+    assert_eq!(kind(fs.lookup(file, "x").await), ErrorKind::NotADirectory);
+    assert_eq!(kind(fs.lookup(ROOT, &"x".repeat(256)).await), ErrorKind::NameTooLong);
+    assert_eq!(fs.xattr(dir, XATTR_GENERATION).expect("known"), None);
+    assert_eq!(fs.xattr(dir, XATTR_PATH).expect("known"), Some(b"/d".to_vec()));
+    assert_eq!(kind(fs.read(999, 0, 1).await), ErrorKind::InvalidArgument);
+}
+
+/// Lists as the kernel does, with room for `room` entries an answer.
+async fn list(fs: &FileSystem, fh: u64, mut offset: u64, room: usize) -> Vec<DirEntry> {
+    let mut all = Vec::new();
+    loop {
+        let entries = fs.readdir(fh, offset, true).await.expect("listed");
+        let Some(last) = entries.iter().take(room).last() else { return all };
+        offset = last.next;
+        all.extend(entries.into_iter().take(room));
+    }
+}
+
+#[tokio::test]
+async fn a_large_directory_is_listed_once_each_from_any_offset() {
+    let store = MemoryStore::new();
+    for i in 0..6000 {
+        store.put(&path(&format!("/d/{i:05}")), data(1, 1)).expect("put");
+    }
+    let fs = fs(&store);
+    let dir = ino(&fs, ROOT, "d").await;
+    let fh = fs.opendir(dir).await.expect("opened");
+    let all = list(&fs, fh, 0, 7).await;
+    assert_eq!((all[0].name.as_str(), all[1].name.as_str(), all[1].ino), (".", "..", ROOT));
+    let names: Vec<_> = all.iter().skip(2).map(|entry| entry.name.clone()).collect();
+    assert_eq!(names, (0..6000).map(|i| format!("{i:05}")).collect::<Vec<_>>());
+    // Back to the start, a little back, and far back.
+    for from in [0, 5990, 100] {
+        let offset = all.get(from as usize).map_or(0, |entry| entry.next);
+        let tail = list(&fs, fh, offset, 1000).await;
+        assert_eq!(tail.len(), 6001 - from as usize, "from {from}");
+    }
+    let entry = &all[10];
+    let told = fs.told(entry);
+    assert_eq!(told, ino(&fs, dir, &entry.name).await);
+    fs.releasedir(fh);
+    assert_eq!(fs.snapshot().open_directories, 0);
+}
+
+#[tokio::test]
+async fn surplus_inodes_are_offered_up() {
+    let store = MemoryStore::new();
+    for i in 0..30 {
+        store.put(&path(&format!("/{i}")), data(1, 1)).expect("put");
+    }
+    let fs = fs_with(&store, FsSettings { inodes_max: 16, ..settings() });
+    for i in 0..30 {
+        ino(&fs, ROOT, &i.to_string()).await;
+    }
+    let surplus = fs.surplus();
+    assert_eq!(surplus.len(), 31 - 14);
+    assert!(surplus.iter().all(|(parent, _)| *parent == ROOT));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Random reads of files that are replaced meanwhile, under any cache size: the bytes of the
+    /// generation that was opened, or `Stale`, and nothing else.
+    #[test]
+    fn reads_equal_the_model(
+        cache_bytes in 0_u64..200_000,
+        prefetch_bytes in 0_u64..200_000,
+        readahead_bytes_max in 0_u64..300_000,
+        steps in prop::collection::vec((0_usize..4, 0_u64..140_000, 0_usize..70_000, 0_u8..20), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let store = MemoryStore::new();
+            let settings = FsSettings {
+                cache_bytes, prefetch_bytes, readahead_bytes_max, freshness: Duration::ZERO, ..settings()
+            };
+            let fs = fs_with(&store, settings);
+            let mut contents: Vec<(Generation, Bytes)> = Vec::new();
+            let mut open: Vec<Option<(u64, usize, bool)>> = vec![None; 4];
+            let replace = |contents: &mut Vec<(Generation, Bytes)>| {
+                let content = data(contents.len() as u8, 100_000 + contents.len() * 777);
+                let generation = store.put(&path("/f"), content.clone()).expect("put");
+                contents.push((generation, content));
+            };
+            replace(&mut contents);
+            for (slot, offset, len, action) in steps {
+                match action {
+                    0 => replace(&mut contents),
+                    1 => if let Some((fh, _, _)) = open[slot].take() {
+                        fs.release(fh);
+                    },
+                    _ => {
+                        let (fh, which, mut stale) = match open[slot] {
+                            Some(handle) => handle,
+                            None => {
+                                let number = ino(&fs, ROOT, "f").await;
+                                (fs.open(number).await.expect("opened"), contents.len() - 1, false)
+                            }
+                        };
+                        let content = &contents[which].1;
+                        match fs.read(fh, offset, len).await {
+                            Ok(read) => {
+                                let start = (offset as usize).min(content.len());
+                                let end = (offset as usize + len).min(content.len());
+                                prop_assert_eq!(&read[..], &content[start..end]);
+                            }
+                            Err(error) => {
+                                prop_assert_eq!(error.kind(), ErrorKind::Stale);
+                                prop_assert!(which + 1 < contents.len(), "only if it was replaced");
+                                stale = true;
+                            }
+                        }
+                        open[slot] = Some((fh, which, stale));
+                    }
+                }
+            }
+            for (fh, _, _) in open.into_iter().flatten() {
+                fs.release(fh);
+            }
+            prop_assert_eq!(fs.snapshot().open_files, 0);
+            Ok(())
+        })?;
+    }
+}

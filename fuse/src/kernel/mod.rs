@@ -1,0 +1,110 @@
+//! The adapter to the kernel: everything that knows `fuser`.
+//!
+//! `callbacks` translates requests, this file mounts. Three kinds of threads, never mixed: the session
+//! threads read requests and answer those that need nothing but memory; everything else is a task of the
+//! runtime given to [`mount`]; one upkeep thread talks to the kernel unasked (a notification may wait for
+//! a process that waits for us, so it must hold no lock and no session thread).
+//!
+//! Never touch the mount from this process: a thread that waits for itself cannot even be killed.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use fuser::{Config, INodeNo, MountOption, Notifier, Session, SessionACL};
+use tokio::{runtime::Handle, sync::watch};
+
+use self::callbacks::Callbacks;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    fs::FileSystem,
+    mount::{SUBTYPE, escape_option, is_root},
+};
+
+mod callbacks;
+
+/// How often idle readers and surplus inodes are looked for.
+const UPKEEP: Duration = Duration::from_secs(2);
+
+/// How to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// The mount point, checked by [`crate::mount::prepare`].
+    pub dir: PathBuf,
+    /// Shown as the mount's source: the store's URL.
+    pub source: String,
+    /// Whether users other than the one who mounts may use it.
+    pub allow_other: bool,
+    /// Session threads, 1 to 16.
+    pub threads: usize,
+}
+
+/// A mount that is being served. It goes on when this is dropped; end it with [`crate::mount::unmount`].
+#[derive(Debug)]
+pub struct Mounted {
+    ended: watch::Receiver<Option<Result<()>>>,
+}
+
+impl Mounted {
+    /// Waits until the mount is gone, by whomever it was unmounted, and all its files are closed.
+    pub async fn ended(&mut self) -> Result<()> {
+        match self.ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+            Err(_) => Err(Error::new(ErrorKind::Other, "the session threads died")),
+        }
+    }
+}
+
+/// Mounts `fs` and serves it on threads of its own; blocks until the kernel has shaken hands.
+pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Result<Mounted> {
+    let mut config = Config::default();
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(options.threads.clamp(1, 16));
+    // One queue for all threads measured the same or better than a queue for each, and the clone needs
+    // to open /dev/fuse, which an ordinary user's helper does for us only once.
+    config.clone_fd = false;
+    // The helper for ordinary users splits its options at commas.
+    let source = if is_root() { options.source.clone() } else { escape_option(&options.source) };
+    // `fuser` gives its own `Subtype` to the helper only; the kernel takes it as well.
+    let subtype = MountOption::CUSTOM(format!("subtype={SUBTYPE}"));
+    config.mount_options = vec![MountOption::FSName(source), subtype, MountOption::RO];
+    let callbacks = Callbacks::new(fs.clone(), runtime);
+    let session = Session::new(callbacks, &options.dir, &config).map_err(|error| {
+        let reason = error.to_string();
+        let kind = Error::from_io(&error, "").kind();
+        Error::new(kind, format!("cannot mount at {}: {}", options.dir.display(), reason.trim()))
+    })?;
+    let notifier = session.notifier();
+    let (tell, ended) = watch::channel(None);
+    let (stop_upkeep, stopped) = mpsc::channel::<()>();
+    spawn("fuse-upkeep", move || upkeep(&fs, &notifier, &stopped))?;
+    spawn("fuse-session", move || {
+        let outcome = session
+            .run()
+            .map_err(|error| Error::new(ErrorKind::Other, format!("the FUSE session broke: {error}")));
+        drop(stop_upkeep);
+        tell.send_replace(Some(outcome));
+    })?;
+    Ok(Mounted { ended })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| Error::from_io(&error, "cannot start a thread"))
+}
+
+fn upkeep(fs: &FileSystem, notifier: &Notifier, stopped: &mpsc::Receiver<()>) {
+    while stopped.recv_timeout(UPKEEP) == Err(mpsc::RecvTimeoutError::Timeout) {
+        fs.maintain();
+        for (parent, path) in fs.surplus() {
+            // An entry that is in use or gone already: not worth a word.
+            let _ = notifier.inval_entry(INodeNo(parent), path.name().as_ref());
+        }
+    }
+}

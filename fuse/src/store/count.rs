@@ -1,0 +1,409 @@
+//! Counting what a store is asked: the innermost decorator, so each retry counts.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    core::{Collector, Metric},
+    proto::Histogram as Buckets,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer};
+use crate::error::{Error, ErrorKind, Result};
+
+#[cfg(test)]
+mod tests;
+
+/// What can be asked of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// [`Store::stat`].
+    Stat,
+    /// [`Store::list`]; counted once at its end, or where it was given up.
+    List,
+    /// [`Store::open`].
+    Open,
+    /// [`Reader::read_at`]; counts bytes.
+    Read,
+    /// [`Store::create`].
+    Create,
+    /// [`Writer::write`]; counts bytes.
+    Write,
+    /// [`Writer::sync`].
+    Sync,
+    /// [`Writer::close`].
+    Close,
+    /// [`Store::rename`].
+    Rename,
+    /// [`Store::delete`].
+    Delete,
+    /// [`Store::create_dir`].
+    CreateDir,
+    /// [`Store::usage`].
+    Usage,
+}
+
+impl Operation {
+    /// All of them, in the order of the snapshot.
+    pub const ALL: [Self; 12] = [
+        Self::Stat,
+        Self::List,
+        Self::Open,
+        Self::Read,
+        Self::Create,
+        Self::Write,
+        Self::Sync,
+        Self::Close,
+        Self::Rename,
+        Self::Delete,
+        Self::CreateDir,
+        Self::Usage,
+    ];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stat => "stat",
+            Self::List => "list",
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Close => "close",
+            Self::Rename => "rename",
+            Self::Delete => "delete",
+            Self::CreateDir => "create_dir",
+            Self::Usage => "usage",
+        }
+    }
+}
+
+/// Upper bounds of the latency buckets in seconds: from a warm local read to the deadline.
+const BUCKETS_S: [f64; 16] =
+    [1e-5, 2.5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0];
+
+/// What one operation came to since start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationSnapshot {
+    /// Which.
+    pub operation: Operation,
+    /// Calls that ended, well or badly; one that was given up (dropped) counts as an error too.
+    pub count: u64,
+    /// Calls that failed. That nothing has a name is an answer, not a failure.
+    pub errors: u64,
+    /// Bytes read or written; 0 of the others.
+    pub bytes: u64,
+    /// Sum of the time the calls took, in seconds.
+    pub seconds: f64,
+    /// Latency: upper bound in seconds, and how many calls took at most that long.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// What a store was asked since start, by operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// In the order of [`Operation::ALL`].
+    pub operations: Vec<OperationSnapshot>,
+    /// Calls that the breaker refused without asking the store.
+    pub refused: u64,
+    /// Reads that were tried again.
+    pub retries: u64,
+    /// Stats and opens that shared another one's answer.
+    pub shared: u64,
+    /// Calls that are running now.
+    pub running: u64,
+}
+
+impl Snapshot {
+    /// The figures of `operation`.
+    pub fn of(&self, operation: Operation) -> Option<&OperationSnapshot> {
+        self.operations.iter().find(|found| found.operation == operation)
+    }
+}
+
+/// Counters of one store. Read them by [`Counters::snapshot`] or through Prometheus.
+pub struct Counters {
+    seconds: HistogramVec,
+    errors: IntCounterVec,
+    bytes: IntCounterVec,
+    by_operation: [OneOperation; Operation::ALL.len()],
+    pub(super) refused: IntCounter,
+    pub(super) retries: IntCounter,
+    pub(super) shared: IntCounter,
+    running: AtomicU64,
+}
+
+/// Looked up once: the labelled families take a lock and a hash at each use.
+struct OneOperation {
+    seconds: Histogram,
+    errors: IntCounter,
+    bytes: IntCounter,
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counters").finish_non_exhaustive()
+    }
+}
+
+impl Counters {
+    /// All at 0.
+    pub fn new() -> Result<Self> {
+        Self::build().map_err(|e| Error::new(ErrorKind::Other, format!("store metrics: {e}")))
+    }
+
+    fn build() -> prometheus::Result<Self> {
+        let labels = ["operation"];
+        let seconds = HistogramOpts::new("springhouse_store_seconds", "Time of calls to the segment store");
+        let seconds = HistogramVec::new(seconds.buckets(BUCKETS_S.to_vec()), &labels)?;
+        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &labels);
+        let errors = counter("springhouse_store_errors_total", "Failed calls to the segment store")?;
+        let bytes =
+            counter("springhouse_store_bytes_total", "Bytes read from and written to the segment store")?;
+        let by_operation = Operation::ALL.map(|operation| {
+            let label = [operation.name()];
+            OneOperation {
+                seconds: seconds.with_label_values(&label),
+                errors: errors.with_label_values(&label),
+                bytes: bytes.with_label_values(&label),
+            }
+        });
+        let single = |name: &str, help: &str| IntCounter::new(name, help);
+        Ok(Self {
+            seconds,
+            errors,
+            bytes,
+            by_operation,
+            refused: single("springhouse_store_refused_total", "Calls refused by the breaker")?,
+            retries: single("springhouse_store_retries_total", "Reads tried again")?,
+            shared: single("springhouse_store_shared_total", "Stats and opens that shared an answer")?,
+            running: AtomicU64::new(0),
+        })
+    }
+
+    /// Shows them in `registry`. Two stores need two registries, or one with different constant labels.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let all: [Box<dyn Collector>; 6] = [
+            Box::new(self.seconds.clone()),
+            Box::new(self.errors.clone()),
+            Box::new(self.bytes.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.retries.clone()),
+            Box::new(self.shared.clone()),
+        ];
+        all.into_iter().try_for_each(|collector| registry.register(collector))
+    }
+
+    /// The figures now.
+    pub fn snapshot(&self) -> Snapshot {
+        let operations = Operation::ALL.iter().zip(&self.by_operation).map(|(operation, counted)| {
+            let metric = counted.seconds.metric();
+            let histogram: &Buckets = metric.get_histogram();
+            OperationSnapshot {
+                operation: *operation,
+                count: histogram.get_sample_count(),
+                errors: counted.errors.get(),
+                bytes: counted.bytes.get(),
+                seconds: histogram.get_sample_sum(),
+                buckets: histogram
+                    .get_bucket()
+                    .iter()
+                    .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
+                    .collect(),
+            }
+        });
+        Snapshot {
+            operations: operations.collect(),
+            refused: self.refused.get(),
+            retries: self.retries.get(),
+            shared: self.shared.get(),
+            running: self.running.load(Relaxed),
+        }
+    }
+
+    /// Calls to the store that are running now; back to 0 when all ended or were dropped.
+    pub fn running(&self) -> u64 {
+        self.running.load(Relaxed)
+    }
+
+    /// Counts a call from now until the guard goes.
+    fn start(&self, operation: Operation) -> Call<'_> {
+        self.running.fetch_add(1, Relaxed);
+        Call { counters: self, operation, started: Instant::now(), ended: false }
+    }
+
+    fn end(&self, operation: Operation, took: Duration, failed: bool) {
+        self.running.fetch_sub(1, Relaxed);
+        let counted = &self.by_operation[operation as usize];
+        counted.seconds.observe(took.as_secs_f64());
+        if failed {
+            counted.errors.inc();
+        }
+    }
+}
+
+/// A call that is running.
+struct Call<'a> {
+    counters: &'a Counters,
+    operation: Operation,
+    started: Instant,
+    ended: bool,
+}
+
+impl Call<'_> {
+    fn done<T>(mut self, outcome: Result<T>) -> Result<T> {
+        self.ended = true;
+        let failed = outcome.as_ref().is_err_and(|e| e.kind() != ErrorKind::NotFound);
+        self.counters.end(self.operation, self.started.elapsed(), failed);
+        outcome
+    }
+
+    fn bytes(&self, bytes: usize) {
+        self.counters.by_operation[self.operation as usize].bytes.inc_by(bytes as u64);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.counters.end(self.operation, self.started.elapsed(), true);
+        }
+    }
+}
+
+/// Counts every call that reaches the store below it.
+pub(super) struct Count {
+    inner: Arc<dyn Store>,
+    counters: Arc<Counters>,
+}
+
+impl Count {
+    pub(super) fn new(inner: Arc<dyn Store>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
+    }
+}
+
+#[async_trait]
+impl Store for Count {
+    fn url(&self) -> &StoreUrl {
+        self.inner.url()
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Metadata> {
+        let call = self.counters.start(Operation::Stat);
+        call.done(self.inner.stat(path).await)
+    }
+
+    fn list<'a>(&'a self, dir: &'a StorePath) -> BoxStream<'a, Result<Entry>> {
+        let state = (Some(self.counters.start(Operation::List)), self.inner.list(dir));
+        futures::stream::unfold(state, |(mut call, mut entries)| async move {
+            let next = entries.next().await;
+            match &next {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    let _ = call.take().map(|call| call.done::<()>(Err(error.clone())));
+                }
+                None => {
+                    let _ = call.take().map(|call| call.done(Ok(())));
+                }
+            }
+            next.map(|next| (next, (call, entries)))
+        })
+        .boxed()
+    }
+
+    async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
+        let call = self.counters.start(Operation::Open);
+        let inner = call.done(self.inner.open(path, expected).await)?;
+        Ok(Arc::new(CountedReader { inner, counters: Arc::clone(&self.counters) }))
+    }
+
+    async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
+        let call = self.counters.start(Operation::Create);
+        let inner = call.done(self.inner.create(path, options).await)?;
+        Ok(Box::new(CountedWriter { inner, counters: Arc::clone(&self.counters) }))
+    }
+
+    async fn rename(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
+        let call = self.counters.start(Operation::Rename);
+        call.done(self.inner.rename(from, to, overwrite).await)
+    }
+
+    async fn delete(&self, path: &StorePath, recursive: bool) -> Result<()> {
+        let call = self.counters.start(Operation::Delete);
+        call.done(self.inner.delete(path, recursive).await)
+    }
+
+    async fn create_dir(&self, path: &StorePath) -> Result<()> {
+        let call = self.counters.start(Operation::CreateDir);
+        call.done(self.inner.create_dir(path).await)
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        let call = self.counters.start(Operation::Usage);
+        call.done(self.inner.usage().await)
+    }
+}
+
+#[derive(Debug)]
+struct CountedReader {
+    inner: Arc<dyn Reader>,
+    counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Reader for CountedReader {
+    fn metadata(&self) -> &Metadata {
+        self.inner.metadata()
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let call = self.counters.start(Operation::Read);
+        let outcome = self.inner.read_at(offset, len).await;
+        if let Ok(bytes) = &outcome {
+            call.bytes(bytes.len());
+        }
+        call.done(outcome)
+    }
+}
+
+struct CountedWriter {
+    inner: Box<dyn Writer>,
+    counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Writer for CountedWriter {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        let call = self.counters.start(Operation::Write);
+        let len = data.len();
+        let outcome = self.inner.write(data).await;
+        if outcome.is_ok() {
+            call.bytes(len);
+        }
+        call.done(outcome)
+    }
+
+    async fn sync(&mut self) -> Result<()> {
+        let call = self.counters.start(Operation::Sync);
+        call.done(self.inner.sync().await)
+    }
+
+    async fn close(self: Box<Self>) -> Result<()> {
+        let call = self.counters.start(Operation::Close);
+        call.done(self.inner.close().await)
+    }
+}

@@ -1,0 +1,273 @@
+//! The HDFS client, replaced when it hangs, on a runtime of its own.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures::FutureExt;
+use hdfs_native::{Client, ClientBuilder, HdfsError};
+use parking_lot::RwLock;
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::errors::{translate, translate_call};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    store::HdfsOptions,
+};
+
+/// How long a question may wait for the NameNode before its connection is given up and it is asked
+/// again on a new one, where the deadline leaves room. The client itself waits for ever.
+const PATIENCE_MAX: Duration = Duration::from_secs(4);
+
+/// The runtime of all HDFS connections of this process, never shut down.
+///
+/// Apart from the callers', because the client keeps DataNode connections in a cache of the whole
+/// process: made on a caller's runtime, they would die with it under the hands of all others. And
+/// because a runtime that is busy with FUSE or HTTP must not make a DataNode look slow.
+fn runtime() -> Result<Handle> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let runtime = RUNTIME.get_or_init(|| {
+        Builder::new_multi_thread().worker_threads(threads).thread_name("hdfs").enable_all().build()
+    });
+    match runtime {
+        Ok(runtime) => Ok(runtime.handle().clone()),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Other, format!("the HDFS client's threads cannot start: {error}")))
+        }
+    }
+}
+
+/// Tasks of ours that are on the HDFS runtime now.
+static TASKS: AtomicU64 = AtomicU64::new(0);
+
+/// Tasks of the HDFS stores that are running now; 0 when all calls have ended or were dropped. For tests
+/// and diagnosis.
+pub fn tasks_running() -> u64 {
+    TASKS.load(SeqCst)
+}
+
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        TASKS.fetch_add(1, SeqCst);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        TASKS.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A client for one name service.
+pub(super) struct Connection {
+    pub(super) authority: String,
+    url: String,
+    options: HdfsOptions,
+    properties: Vec<(String, String)>,
+    runtime: Handle,
+    patience: Duration,
+    current: RwLock<Arc<Client>>,
+}
+
+impl Connection {
+    pub(super) fn new(authority: &str, options: &HdfsOptions, deadline: Duration) -> Result<Self> {
+        if let Some(dir) = &options.config_dir
+            && !Path::new(dir).is_dir()
+        {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("Hadoop configuration {}: there is no such directory", dir.display()),
+            ));
+        }
+        let runtime = runtime()?;
+        let url = format!("hdfs://{authority}");
+        let properties = properties(authority, options, deadline);
+        let client = build(&url, options, properties.clone(), &runtime)?;
+        let shown = if authority.is_empty() { "fs.defaultFS" } else { authority };
+        Ok(Self {
+            authority: shown.into(),
+            url,
+            options: options.clone(),
+            properties,
+            runtime,
+            patience: PATIENCE_MAX.min(deadline / 2),
+            current: RwLock::new(Arc::new(client)),
+        })
+    }
+
+    pub(super) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// Drives `work` on the HDFS runtime, and ends it there when the returned future is dropped.
+    ///
+    /// The client panics on what it thinks cannot be (a name that is not UTF-8, a cut short answer):
+    /// that fails the call, nothing else.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let counted = Counted::new();
+        let work = async move {
+            let _counted = counted;
+            AssertUnwindSafe(work).catch_unwind().await
+        };
+        let mut task = Owned(self.runtime.spawn(work));
+        match (&mut task.0).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => {
+                Err(Error::new(ErrorKind::Other, format!("{what}: the HDFS client failed in itself")))
+            }
+            Err(error) => Err(Error::new(ErrorKind::Other, format!("{what}: {error}"))),
+        }
+    }
+
+    /// Asks the NameNode something. One that takes too long is `TimedOut`, and the next goes through a
+    /// new connection.
+    pub(super) async fn ask<T, F>(&self, what: &str, call: impl FnOnce(Arc<Client>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
+    {
+        match timeout(self.patience, self.call(what, call)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!("{what}: no answer from the NameNode at {}", self.authority),
+            )),
+        }
+    }
+
+    /// Has the NameNode change something: as long as the caller waits.
+    pub(super) async fn call<T, F>(&self, what: &str, call: impl FnOnce(Arc<Client>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
+    {
+        let client = self.client();
+        let _hung = Hung { of: self, client: Arc::clone(&client), since: Instant::now() };
+        let (subject, authority) = (what.to_owned(), self.authority.clone());
+        let call = call(client);
+        self.run(what, async move { call.await.map_err(|e| translate_call(&e, &subject, &authority)) }).await
+    }
+
+    /// Replaces `hung`, unless somebody has done so already.
+    fn replace(&self, hung: &Arc<Client>) {
+        if !Arc::ptr_eq(&self.current.read(), hung) {
+            return;
+        }
+        let mut properties = self.properties.clone();
+        // Always the same order would try the same dead host first for ever: the client gets to the
+        // next NameNode only after an error, and a host that is gone gives none.
+        let order = format!("dfs.client.failover.random.order.{}", self.authority);
+        properties.push((order, "true".into()));
+        properties.push(("dfs.client.failover.random.order".into(), "true".into()));
+        match build(&self.url, &self.options, properties, &self.runtime) {
+            Ok(client) => {
+                let mut current = self.current.write();
+                if Arc::ptr_eq(&current, hung) {
+                    *current = Arc::new(client);
+                    tracing::warn!(namenode = %self.authority, "no answer: connecting anew");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the HDFS client cannot be made anew"),
+        }
+    }
+}
+
+/// A NameNode call under way. If it takes long, its connection is not used again: the client goes on
+/// using one that a firewall or a dead host has made silent.
+///
+/// The old client goes with its last open file. Its connection ends when the NameNode sees ours closed,
+/// or by the kernel's retransmission limit (about 15 minutes) if the host is gone; the breaker above
+/// makes at most one such connection per cool-down.
+struct Hung<'a> {
+    of: &'a Connection,
+    client: Arc<Client>,
+    since: Instant,
+}
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= self.of.patience {
+            self.of.replace(&self.client);
+        }
+    }
+}
+
+/// What we set unless the caller does. These override the files of the cluster, which are written for
+/// batch jobs: with their 60 s a stopped DataNode would cost more than our whole deadline.
+fn properties(authority: &str, options: &HdfsOptions, deadline: Duration) -> Vec<(String, String)> {
+    // A stopped DataNode must be found out, up to three times over (two cached connections, one new),
+    // and the next replica read, all within the deadline.
+    let socket_timeout = (deadline / 10).clamp(Duration::from_millis(200), Duration::from_secs(10));
+    let single = authority.rsplit_once(':').is_some();
+    let mut all = vec![
+        ("dfs.client.socket-timeout".to_owned(), socket_timeout.as_millis().to_string()),
+        // Our deadline decorator tries again, and knows when to stop. Between the NameNodes of one
+        // service the client must move by itself.
+        ("dfs.client.failover.max.attempts".to_owned(), if single { "0" } else { "4" }.to_owned()),
+        ("dfs.client.failover.sleep.base.millis".to_owned(), "100".to_owned()),
+        ("dfs.client.failover.sleep.max.millis".to_owned(), "1000".to_owned()),
+    ];
+    all.retain(|(name, _)| !options.properties.contains_key(name));
+    all.extend(options.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all
+}
+
+fn build(
+    url: &str,
+    options: &HdfsOptions,
+    properties: Vec<(String, String)>,
+    runtime: &Handle,
+) -> Result<Client> {
+    let mut builder =
+        ClientBuilder::new().with_url(url).with_config(properties).with_io_runtime(runtime.clone());
+    if let Some(dir) = &options.config_dir {
+        builder = builder.with_config_dir(dir.display().to_string());
+    }
+    if let Some(user) = &options.user {
+        builder = builder.with_user(user);
+    }
+    builder.build().map_err(|error| match &error {
+        HdfsError::InvalidArgument(why) if why.starts_with("No NameNode hosts") => Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "store {url}: this name service is not in the Hadoop configuration; give HOST:PORT, or set \
+                 HADOOP_CONF_DIR to the directory of core-site.xml and hdfs-site.xml"
+            ),
+        ),
+        HdfsError::InvalidArgument(why) if why.starts_with("No fs.defaultFS") => Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "store {url}: names no NameNode, and there is no fs.defaultFS in the Hadoop configuration"
+            ),
+        ),
+        other => translate(other, url),
+    })
+}

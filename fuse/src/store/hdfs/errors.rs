@@ -1,0 +1,195 @@
+//! What HDFS's failures mean. The NameNode says it by the name of a Java class.
+
+use std::io;
+
+use hdfs_native::HdfsError;
+
+use crate::error::{Error, ErrorKind};
+
+/// The error that `error` means, told of `what`.
+pub(super) fn translate(error: &HdfsError, what: &str) -> Error {
+    let kind = kind(error);
+    let message = match error {
+        // The Java stack trace follows the first line.
+        HdfsError::RPCError(class, message) | HdfsError::FatalRPCError(class, message) => {
+            format!("{} ({})", first_line(message), class.rsplit('.').next().unwrap_or(class))
+        }
+        HdfsError::AlreadyExists(message) => first_line(message).to_owned(),
+        HdfsError::FileNotFound(_) => "no such file or directory".to_owned(),
+        // Lists every replica in debugging form, over a page.
+        HdfsError::DataTransferError(message) if message.starts_with("All DataNodes failed") => {
+            if message.ends_with("[]") {
+                "no DataNode has this HDFS block now".to_owned()
+            } else {
+                "no DataNode that has this HDFS block could be read".to_owned()
+            }
+        }
+        other => first_line(&other.to_string()).to_owned(),
+    };
+    Error::new(kind, format!("{what}: {message}"))
+}
+
+/// A NameNode that cannot be talked to, with the remedy; other failures as [`translate`] tells them.
+pub(super) fn translate_call(error: &HdfsError, what: &str, authority: &str) -> Error {
+    let HdfsError::IOError(cause) = error else { return translate(error, what) };
+    let remedy = match cause.kind() {
+        io::ErrorKind::ConnectionRefused => "is it running, and is this its RPC port?",
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            "is this its RPC port, and does it take this kind of authentication?"
+        }
+        _ => "is the name right, and is the network to it open?",
+    };
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("{what}: cannot reach the NameNode at {authority}: {}; {remedy}", plain(cause)),
+    )
+}
+
+/// An operating system's error as the middle of a sentence, without its "(os error 111)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    match text.split_at_checked(1) {
+        // "Connection refused", but not "RPC listener disconnected".
+        Some((first, rest)) if rest.starts_with(|next: char| next.is_ascii_lowercase()) => {
+            first.to_ascii_lowercase() + rest
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim()
+}
+
+fn kind(error: &HdfsError) -> ErrorKind {
+    match error {
+        HdfsError::IOError(e) if e.kind() == io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+        HdfsError::IOError(_) | HdfsError::DataTransferError(_) | HdfsError::BlocksNotFound(_) => {
+            ErrorKind::Unavailable
+        }
+        HdfsError::ChecksumError => ErrorKind::Corrupt,
+        HdfsError::InvalidPath(_) | HdfsError::InvalidArgument(_) | HdfsError::UrlParseError(_) => {
+            ErrorKind::InvalidArgument
+        }
+        HdfsError::XmlParseError(_) => ErrorKind::InvalidArgument,
+        HdfsError::AlreadyExists(_) => ErrorKind::AlreadyExists,
+        HdfsError::FileNotFound(_) => ErrorKind::NotFound,
+        HdfsError::IsADirectoryError(_) => ErrorKind::IsADirectory,
+        HdfsError::UnsupportedErasureCodingPolicy(_) | HdfsError::UnsupportedFeature(_) => {
+            ErrorKind::Unsupported
+        }
+        HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => {
+            ErrorKind::PermissionDenied
+        }
+        HdfsError::RPCError(class, message) | HdfsError::FatalRPCError(class, message) => {
+            kind_of_exception(class, message)
+        }
+        HdfsError::ErasureCodingError(_)
+        | HdfsError::OperationFailed(_)
+        | HdfsError::TrashNotEnabled
+        | HdfsError::InternalError(_)
+        | HdfsError::InvalidRPCResponse(_) => ErrorKind::Other,
+    }
+}
+
+/// The last part of a Java class name is enough: the packages moved between Hadoop's versions.
+fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
+    match class.rsplit(['.', '$']).next().unwrap_or(class) {
+        "FileNotFoundException" | "NoSuchFileException" => ErrorKind::NotFound,
+        // Before AccessControlException: walking through a file is told as either.
+        "ParentNotDirectoryException" | "PathIsNotDirectoryException" | "NotDirectoryException" => {
+            ErrorKind::NotADirectory
+        }
+        "AccessControlException" | "TraverseAccessControlException"
+            if message.contains("is not a directory") =>
+        {
+            ErrorKind::NotADirectory
+        }
+        "AccessControlException"
+        | "TraverseAccessControlException"
+        | "AuthorizationException"
+        | "InvalidToken"
+        | "SaslException"
+        | "SecurityException" => ErrorKind::PermissionDenied,
+        "FileAlreadyExistsException" | "AlreadyBeingCreatedException" => ErrorKind::AlreadyExists,
+        "PathIsNotEmptyDirectoryException" => ErrorKind::NotEmpty,
+        "PathIsDirectoryException" => ErrorKind::IsADirectory,
+        "SafeModeException"
+        | "StandbyException"
+        | "RetriableException"
+        | "ObserverRetryOnActiveException"
+        | "NotReplicatedYetException"
+        | "ServerTooBusyException"
+        | "CannotObtainBlockLengthException"
+        | "RpcNoSuchProtocolException" => ErrorKind::Unavailable,
+        "QuotaExceededException"
+        | "NSQuotaExceededException"
+        | "DSQuotaExceededException"
+        | "QuotaByStorageTypeExceededException"
+        | "DiskOutOfSpaceException" => ErrorKind::NoSpace,
+        "PathComponentTooLongException" => ErrorKind::NameTooLong,
+        "InvalidPathException" | "IllegalArgumentException" | "HadoopIllegalArgumentException" => {
+            ErrorKind::InvalidArgument
+        }
+        "UnsupportedOperationException" | "RpcNoSuchMethodException" => ErrorKind::Unsupported,
+        // Names of many things; the message tells them apart.
+        _ if message.contains("could only be written to 0 of") => ErrorKind::NoSpace,
+        _ if message.contains("is not a directory") => ErrorKind::NotADirectory,
+        _ => ErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_classes() {
+        let cases = [
+            ("java.io.FileNotFoundException", ErrorKind::NotFound),
+            ("org.apache.hadoop.security.AccessControlException", ErrorKind::PermissionDenied),
+            ("org.apache.hadoop.hdfs.server.namenode.SafeModeException", ErrorKind::Unavailable),
+            ("org.apache.hadoop.ipc.RetriableException", ErrorKind::Unavailable),
+            ("org.apache.hadoop.ipc.StandbyException", ErrorKind::Unavailable),
+            ("org.apache.hadoop.hdfs.protocol.DSQuotaExceededException", ErrorKind::NoSpace),
+            ("org.apache.hadoop.hdfs.protocol.NSQuotaExceededException", ErrorKind::NoSpace),
+            ("org.apache.hadoop.fs.PathIsNotEmptyDirectoryException", ErrorKind::NotEmpty),
+            ("org.apache.hadoop.fs.FileAlreadyExistsException", ErrorKind::AlreadyExists),
+            ("org.apache.hadoop.fs.ParentNotDirectoryException", ErrorKind::NotADirectory),
+            (
+                "org.apache.hadoop.hdfs.protocol.FSLimitException$PathComponentTooLongException",
+                ErrorKind::NameTooLong,
+            ),
+            ("org.apache.hadoop.fs.InvalidPathException", ErrorKind::InvalidArgument),
+            ("java.io.IOException", ErrorKind::Other),
+        ];
+        for (class, kind) in cases {
+            let error = HdfsError::RPCError(class.into(), "reason\n\tat a.b.C".into());
+            let error = translate(&error, "/a");
+            assert_eq!(error.kind(), kind, "{class}");
+            assert!(error.message().starts_with("/a: reason ("), "{error}");
+            assert_eq!(error.message().lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn unreachable_names_the_place_and_the_remedy() {
+        let refused = HdfsError::IOError(io::Error::from_raw_os_error(111));
+        let error = translate_call(&refused, "/", "nn:1234");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            error.message(),
+            "/: cannot reach the NameNode at nn:1234: connection refused; is it running, and is this its RPC port?"
+        );
+    }
+
+    #[test]
+    fn replicas_are_not_listed_in_a_message() {
+        let error =
+            HdfsError::DataTransferError("All DataNodes failed: [DatanodeInfoProto { id: 1 }]".into());
+        let error = translate(&error, "/a");
+        assert_eq!(error.message(), "/a: no DataNode that has this HDFS block could be read");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+}

@@ -1,0 +1,228 @@
+//! A store in memory that fails as it is told: for tests.
+//!
+//! It behaves like HDFS where stores differ: a reader whose file was replaced or deleted gets `Stale`,
+//! and what is written is seen after `sync` or `close`.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream, stream::BoxStream};
+use parking_lot::Mutex;
+
+pub use self::faults::{Fault, Injected, Injection};
+use self::{
+    faults::Faults,
+    tree::{Alive, Tree},
+};
+use super::{
+    CreateOptions, Entry, Generation, Metadata, Operation, Reader, Store, StorePath, StoreUrl, Usage, Writer,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+mod faults;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+/// A store in memory. Clones share its files and faults.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    url: StoreUrl,
+    tree: Mutex<Tree>,
+    faults: Faults,
+    calls: [AtomicU64; Operation::ALL.len()],
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty one. Its URL is `file:///memory`, which nothing looks at.
+    pub fn new() -> Self {
+        let url = StoreUrl::File { path: PathBuf::from("/memory") };
+        let (tree, faults) = (Mutex::new(Tree::new()), Faults::default());
+        Self { inner: Arc::new(Inner { url, tree, faults, calls: Default::default() }) }
+    }
+
+    /// Makes or replaces a file, and its parents, at once and past all faults.
+    pub fn put(&self, path: &StorePath, bytes: impl Into<Bytes>) -> Result<Generation> {
+        let options = CreateOptions { overwrite: true, create_parents: true, mode: None };
+        let mut tree = self.inner.tree.lock();
+        tree.create(path, options)?;
+        let alive = Arc::clone(&tree.file(path)?.alive);
+        tree.fill(path, &alive, bytes.into())?;
+        Ok(tree.file(path)?.metadata.generation)
+    }
+
+    /// Lets `injection` strike from now on.
+    pub fn inject(&self, injection: Injection) -> Injected {
+        self.inner.faults.add(injection)
+    }
+
+    /// Calls of `operation` that arrived, those that were struck by a fault too.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.inner.calls[operation as usize].load(Relaxed)
+    }
+
+    /// Counts a call and suffers its fault; tells whether a read must give wrong bytes.
+    async fn arrive(&self, operation: Operation, path: &StorePath) -> Result<bool> {
+        self.inner.calls[operation as usize].fetch_add(1, Relaxed);
+        let verdict = self.inner.faults.strike(operation, path).await?;
+        if let Some(bytes) = verdict.replace {
+            self.put(path, bytes)?;
+        }
+        Ok(verdict.flip)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn url(&self) -> &StoreUrl {
+        &self.inner.url
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Metadata> {
+        self.arrive(Operation::Stat, path).await?;
+        Ok(self.inner.tree.lock().get(path)?.metadata.clone())
+    }
+
+    fn list<'a>(&'a self, dir: &'a StorePath) -> BoxStream<'a, Result<Entry>> {
+        stream::once(async move {
+            self.arrive(Operation::List, dir).await?;
+            self.inner.tree.lock().list(dir)
+        })
+        .flat_map(|listed| match listed {
+            Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
+            Err(error) => stream::iter([Err(error)]).right_stream(),
+        })
+        .boxed()
+    }
+
+    async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
+        self.arrive(Operation::Open, path).await?;
+        let node = self.inner.tree.lock().file(path)?.clone();
+        super::check_generation(path, &node.metadata, expected)?;
+        Ok(Arc::new(MemoryReader {
+            store: self.clone(),
+            path: path.clone(),
+            metadata: node.metadata,
+            bytes: node.bytes,
+            alive: node.alive,
+        }))
+    }
+
+    async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
+        self.arrive(Operation::Create, path).await?;
+        let mut tree = self.inner.tree.lock();
+        tree.create(path, options)?;
+        let alive = Arc::clone(&tree.file(path)?.alive);
+        Ok(Box::new(MemoryWriter {
+            store: self.clone(),
+            path: path.clone(),
+            alive,
+            written: BytesMut::new(),
+        }))
+    }
+
+    async fn rename(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
+        self.arrive(Operation::Rename, from).await?;
+        self.inner.tree.lock().rename(from, to, overwrite)
+    }
+
+    async fn delete(&self, path: &StorePath, recursive: bool) -> Result<()> {
+        self.arrive(Operation::Delete, path).await?;
+        self.inner.tree.lock().delete(path, recursive)
+    }
+
+    async fn create_dir(&self, path: &StorePath) -> Result<()> {
+        self.arrive(Operation::CreateDir, path).await?;
+        self.inner.tree.lock().create_dir(path)
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        self.arrive(Operation::Usage, &StorePath::root()).await?;
+        let (bytes, files) = self.inner.tree.lock().used();
+        Ok(Usage { used_bytes: Some(bytes), used_files: Some(files), ..Usage::default() })
+    }
+}
+
+#[derive(Debug)]
+struct MemoryReader {
+    store: MemoryStore,
+    path: StorePath,
+    metadata: Metadata,
+    bytes: Bytes,
+    alive: Alive,
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        let flip = self.store.arrive(Operation::Read, &self.path).await?;
+        if !self.alive.load(SeqCst) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                format!("{}: was replaced while it was open; open it again", self.path),
+            ));
+        }
+        let start = usize::try_from(offset).map_or(self.bytes.len(), |start| start.min(self.bytes.len()));
+        let end = start.saturating_add(len).min(self.bytes.len());
+        let bytes = self.bytes.slice(start..end);
+        Ok(if flip { bytes.iter().map(|byte| !byte).collect() } else { bytes })
+    }
+}
+
+struct MemoryWriter {
+    store: MemoryStore,
+    path: StorePath,
+    alive: Alive,
+    written: BytesMut,
+}
+
+impl MemoryWriter {
+    fn show(&self) -> Result<()> {
+        let bytes = Bytes::copy_from_slice(&self.written);
+        self.store.inner.tree.lock().fill(&self.path, &self.alive, bytes)
+    }
+}
+
+#[async_trait]
+impl Writer for MemoryWriter {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        self.store.arrive(Operation::Write, &self.path).await?;
+        self.written.extend_from_slice(&data);
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<()> {
+        self.store.arrive(Operation::Sync, &self.path).await?;
+        self.show()
+    }
+
+    async fn close(self: Box<Self>) -> Result<()> {
+        self.store.arrive(Operation::Close, &self.path).await?;
+        self.show()
+    }
+}

@@ -1,0 +1,75 @@
+//! Paths, and what is counted of every request.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::Method,
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+    routing::{get, post, put},
+};
+use tokio::time::Instant;
+
+use super::{
+    error::{ApiError, ErrorCode},
+    health, segments, workers,
+};
+use crate::gateway::Core;
+
+/// The whole API.
+pub(crate) fn router(core: Arc<Core>) -> Router {
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/v1/segments", get(segments::list))
+        .route("/v1/segments/{id}", get(segments::get))
+        .route("/v1/segments/{id}/query", post(segments::query))
+        .route("/v1/workers", get(workers::list))
+        .route("/v1/workers/{name}", put(workers::renew).delete(workers::release))
+        .route("/v1/discovery", get(segments::discovery).post(segments::discover))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(core.clone(), count))
+        .with_state(core)
+}
+
+async fn no_such_path(request: Request) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no {}", request.uri().path()))
+}
+
+async fn no_such_method(method: Method, request: Request) -> ApiError {
+    ApiError::new(ErrorCode::MethodNotAllowed, format!("{method} is not allowed on {}", request.uri().path()))
+}
+
+/// In flight until dropped: also when the client goes away before there is an answer.
+struct Counted(prometheus::IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn count(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    // The pattern, not the path: labels must be few.
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    core.metrics.in_flight.inc();
+    let counted = Counted(core.metrics.in_flight.clone());
+    let response = next.run(request).await;
+    drop(counted);
+    let route = matched.as_ref().map_or("none", MatchedPath::as_str);
+    core.metrics.requests.with_label_values(&[route, method, response.status().as_str()]).inc();
+    core.metrics.seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
+    response
+}

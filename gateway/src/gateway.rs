@@ -1,0 +1,287 @@
+//! A running gateway: starts the parts, holds them together, stops them.
+
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
+
+use crate::{
+    api::{client::Registrar, router, server, workers::LocalRegistrar},
+    discovery::{
+        Clock, Discovery,
+        look::Looker,
+        owner::{Claim, claim},
+        system_clock,
+    },
+    metrics::Metrics,
+    registry::{
+        Meta, Registry, RegistryError,
+        sled::SledRegistry,
+        state::{Change, State},
+    },
+    routing::{Routing, workers::Workers},
+    settings::Settings,
+    store::{SegmentStore, StoreFailure},
+};
+
+/// Why a gateway did not start: one line with the thing, the reason and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The registry cannot be opened or read.
+    #[error("{0}")]
+    Registry(String),
+    /// Another process has the registry open.
+    #[error("{0}")]
+    RegistryInUse(String),
+    /// The store belongs to another registry, or the registry to another store.
+    #[error("{0}")]
+    StoreOwned(String),
+    /// The store cannot be reached.
+    #[error("{0}")]
+    Store(String),
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Setting(String),
+}
+
+impl From<RegistryError> for StartError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::InUse(text) => Self::RegistryInUse(text),
+            RegistryError::Failed(text) => Self::Registry(text),
+        }
+    }
+}
+
+/// What handlers see.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) store_url: String,
+    pub(crate) epoch: u64,
+    pub(crate) state: Arc<State>,
+    pub(crate) discovery: Arc<Discovery>,
+    pub(crate) routing: Routing,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// A running gateway. Cheap to clone: all clones are the same gateway. Call [`Gateway::shutdown`] at the
+/// end; what was acknowledged is safe without it too.
+#[derive(Clone)]
+pub struct Gateway {
+    core: Arc<Core>,
+    passes: Arc<Passes>,
+}
+
+/// The background task.
+struct Passes {
+    stop: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Gateway {
+    /// Opens the registry, checks the store's owner marker, starts discovery. Answers as soon as the
+    /// catalog of the last run is loaded: the first discovery pass goes on in the background.
+    pub async fn start(settings: Settings, store: Arc<dyn SegmentStore>) -> Result<Self, StartError> {
+        let (directory, cache) = (settings.data_dir.clone(), settings.registry_cache_bytes);
+        let open = move || -> Result<Box<dyn Registry>, RegistryError> {
+            Ok(Box::new(SledRegistry::open(&directory, cache)?))
+        };
+        Self::start_with(settings, store, open, system_clock()).await
+    }
+
+    /// With another registry and clock.
+    pub(crate) async fn start_with(
+        settings: Settings,
+        store: Arc<dyn SegmentStore>,
+        registry: impl FnOnce() -> Result<Box<dyn Registry>, RegistryError> + Send + 'static,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        check(&settings)?;
+        let state = blocking(move || State::open(registry()?, new_meta)).await?;
+        let state = Arc::new(state);
+        own(&settings, &*store, &state).await?;
+        let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
+        let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
+        let routing = Routing::new(
+            Workers::new(settings.lease_ttl, Instant::now().into_std()),
+            state.clone(),
+            looker,
+            metrics.clone(),
+            settings.connect_timeout,
+            settings.secret.as_deref(),
+        )
+        .map_err(StartError::Setting)?;
+        let store_url = store.url();
+        let discovery =
+            Arc::new(Discovery::new(store, state.clone(), metrics.clone(), clock, settings.list_parallelism));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(discovery.clone().run_for_ever(
+            settings.discovery_interval,
+            settings.full_pass_interval,
+            stopped,
+        ));
+        let meta = state.meta();
+        tracing::info!(
+            store = store_url,
+            registry = %settings.data_dir.display(),
+            epoch = meta.epoch,
+            segments = state.catalog().segment_count(),
+            "gateway started"
+        );
+        let core = Core {
+            settings,
+            store_url,
+            epoch: meta.epoch,
+            state,
+            discovery,
+            routing,
+            metrics,
+            stopping: AtomicBool::new(false),
+        };
+        Ok(Self { core: Arc::new(core), passes: Arc::new(Passes { stop, task: Mutex::new(Some(task)) }) })
+    }
+
+    /// The whole HTTP API as a router. Serve it with connect info (or [`Gateway::serve`]): without a
+    /// cluster secret only loopback peers may register workers.
+    pub fn router(&self) -> axum::Router {
+        router::router(self.core.clone())
+    }
+
+    /// Makes requests for worker `name` go to `router` in this process instead of the URL in its lease.
+    /// The worker still has to take a lease through [`Gateway::registrar`].
+    pub fn attach_local(&self, name: &str, router: axum::Router) {
+        self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
+    }
+
+    /// Where workers in this process take and renew their leases: no secret, no HTTP.
+    pub fn registrar(&self) -> Arc<dyn Registrar> {
+        Arc::new(LocalRegistrar(self.core.clone()))
+    }
+
+    /// Serves the API on `listener` until `shutdown` resolves, then lets running answers end for at most
+    /// `drain_max`.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let core = self.core.clone();
+        let stopping = async move {
+            shutdown.await;
+            core.stopping.store(true, Ordering::SeqCst);
+        };
+        server::serve(listener, self.router(), stopping, self.core.settings.drain_max).await
+    }
+
+    /// Refuses new queries, ends discovery at its next directory. The registry closes when the last clone
+    /// and router are gone.
+    pub async fn shutdown(&self) {
+        self.core.stopping.store(true, Ordering::SeqCst);
+        self.passes.stop.send_replace(true);
+        self.core.discovery.stop().await;
+        let task = self.passes.task.lock().take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "discovery ended badly");
+        }
+    }
+}
+
+fn check(settings: &Settings) -> Result<(), StartError> {
+    let wrong = |text: &str| Err(StartError::Setting(text.to_owned()));
+    if settings.lease_ttl.as_secs() < 1 {
+        return wrong("the lease TTL must be at least 1 s");
+    }
+    if settings.discovery_interval.is_zero() {
+        return wrong("the discovery interval must be more than 0");
+    }
+    if settings.body_bytes_max == 0 || settings.deadline_max.is_zero() || settings.deadline_default.is_zero()
+    {
+        return wrong("limits of 0 let no query pass");
+    }
+    if settings.secret.as_deref().is_some_and(str::is_empty) {
+        return wrong("the cluster secret is empty: leave it out, or set one");
+    }
+    Ok(())
+}
+
+fn new_meta() -> Meta {
+    let id: u128 = rand::random();
+    Meta { registry_id: format!("{id:032x}"), epoch: 0, store_url: None, discovered: false }
+}
+
+/// Makes sure that this registry and the store belong together.
+async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) -> Result<(), StartError> {
+    let (url, meta) = (store.url(), state.meta());
+    let known = meta.store_url.as_deref() == Some(url.as_str());
+    if let Some(other) = meta.store_url.as_deref().filter(|_| !known && !settings.take_over_store) {
+        return Err(StartError::StoreOwned(format!(
+            "the registry in {} describes the store {other}, not {url}: give this gateway another data \
+             directory, or set take_over_store = true to describe {url} from now on",
+            settings.data_dir.display()
+        )));
+    }
+    match claim(store, &meta.registry_id, settings.take_over_store).await {
+        Ok(Claim::Ours) => {}
+        Ok(Claim::Taken) => tracing::info!(store = url, "the store is marked as this registry's"),
+        Ok(Claim::ReadOnly(reason)) => tracing::warn!(
+            store = url,
+            reason,
+            "no owner marker: the store takes no writes from this gateway, so nothing stops a second one"
+        ),
+        Ok(Claim::Foreign { marker, owner }) => {
+            return Err(StartError::StoreOwned(format!(
+                "the store {url} belongs to another registry ({marker} names {owner}, this one in {} is {}): \
+                 use that gateway's data directory, or set take_over_store = true if it is gone for good",
+                settings.data_dir.display(),
+                meta.registry_id
+            )));
+        }
+        // It was ours at the last start: come up and find out later, rather than be down as well.
+        Err(StoreFailure::Unavailable(reason)) if known => {
+            tracing::warn!(
+                store = url,
+                reason,
+                "the store cannot be reached; the catalog is the last known one"
+            );
+        }
+        Err(failure) => return Err(StartError::Store(format!("store {url}: {failure}"))),
+    }
+    if !known {
+        let state = state.clone();
+        blocking(move || {
+            // Of another store nothing holds.
+            let gone = state.catalog().directories().map(|(path, _)| Change::Removed(path.clone())).collect();
+            state.commit(gone)?;
+            state.update_meta(|meta| {
+                meta.store_url = Some(url);
+                meta.discovered = false;
+            })
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, StartError> {
+    match spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(panicked) => Err(StartError::Registry(format!("registry: {panicked}"))),
+    }
+}

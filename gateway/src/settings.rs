@@ -1,0 +1,56 @@
+//! What a gateway can be told. Every field has a default except where the registry lies.
+
+use std::{path::PathBuf, time::Duration};
+
+/// Settings of a gateway; resolved once, before it starts.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory of the registry; created if missing. Never on a FUSE mount.
+    pub data_dir: PathBuf,
+    /// Pause between two discovery passes. Also the bound on how old the catalog may be. Default 10 s.
+    pub discovery_interval: Duration,
+    /// Every so often a pass lists all directories, whatever their modification times say. Default 1 h.
+    pub full_pass_interval: Duration,
+    /// Directories listed at the same time. Default 8.
+    pub list_parallelism: usize,
+    /// How long a worker's lease holds after a heartbeat. Default 15 s.
+    pub lease_ttl: Duration,
+    /// Longest request body of a query in bytes. Default 1 MiB.
+    pub body_bytes_max: usize,
+    /// Deadline of a query that names none. Default 30 s.
+    pub deadline_default: Duration,
+    /// Longest deadline that a query may ask for. Default 300 s.
+    pub deadline_max: Duration,
+    /// How long to wait for a worker to take a connection. Default 1 s.
+    pub connect_timeout: Duration,
+    /// How long `shutdown` and `serve` wait for requests that are being answered. Default 10 s.
+    pub drain_max: Duration,
+    /// Cluster secret that workers present and are presented. Without one only workers on the loopback
+    /// interface may register. Default none.
+    pub secret: Option<String>,
+    /// Become the store's owner although another registry has marked it. Default false.
+    pub take_over_store: bool,
+    /// Page cache of the embedded registry in bytes; sled treats it as advice. Default 64 MiB.
+    pub registry_cache_bytes: u64,
+}
+
+impl Settings {
+    /// The defaults, with the registry in `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            discovery_interval: Duration::from_secs(10),
+            full_pass_interval: Duration::from_secs(3600),
+            list_parallelism: 8,
+            lease_ttl: Duration::from_secs(15),
+            body_bytes_max: 1 << 20,
+            deadline_default: Duration::from_secs(30),
+            deadline_max: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(1),
+            drain_max: Duration::from_secs(10),
+            secret: None,
+            take_over_store: false,
+            registry_cache_bytes: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `springhouse mount`.
+
+use super::{configure, print};
+use crate::{
+    config::{Flags, roles},
+    error::Failure,
+    mount::{self, MountSettings, Report},
+};
+
+/// `springhouse mount`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    springhouse mount hdfs://namenode:9000/segments /mnt/segments\n  \
+    springhouse mount --daemon file:///srv/segments /mnt/segments\n  \
+    springhouse unmount /mnt/segments")]
+pub struct Args {
+    /// URL of the store: hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or file:///path
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// Directory where the store appears: it must exist and be empty
+    #[arg(value_name = "DIR")]
+    dir: Option<String>,
+    /// Return as soon as the mount answers, and serve it in the background
+    #[arg(long)]
+    daemon: bool,
+    /// We are what --daemon starts.
+    #[arg(long, hide = true)]
+    background: bool,
+    /// We are what a worker starts: its process.
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<i32>,
+    /// Descriptor that gets a line when the mount answers.
+    #[arg(long, hide = true, value_name = "FD")]
+    ready_fd: Option<i32>,
+    #[command(flatten)]
+    flags: Flags<roles::Mount>,
+}
+
+/// Mounts and serves until SIGTERM, SIGINT or an unmount; with `--daemon` until the mount answers.
+pub fn run(args: Args) -> Result<(), Failure> {
+    if !args.background && args.parent.is_none() {
+        let daemon = args.daemon;
+        let settings = settings(args)?;
+        return if daemon {
+            mount::start_in_background(&settings).and_then(|line| print(&format!("{line}\n")))
+        } else {
+            mount::run(&settings, Report::Person)
+        };
+    }
+    let outcome = as_child(args);
+    if let Err(failure) = &outcome {
+        // The parent says it; this process only ends with the same code.
+        Report::Parent.failed(failure);
+        std::process::exit(failure.exit().code().into());
+    }
+    outcome
+}
+
+fn as_child(args: Args) -> Result<(), Failure> {
+    if args.background {
+        mount::detach_from_terminal()?;
+    }
+    if let Some(parent) = args.parent {
+        mount::die_with(parent)?;
+    }
+    mount::run(&settings(args)?, Report::Parent)
+}
+
+fn settings(args: Args) -> Result<MountSettings, Failure> {
+    let Args { mut flags, url, dir, ready_fd, .. } = args;
+    flags.give("store", url, "<URL>");
+    flags.give("mount_point", dir, "<DIR>");
+    let config = configure(flags, |config| &config.log)?;
+    Ok(MountSettings { ready_fd, ..config.point.mount(&config.store, &config.cache) })
+}

@@ -1,0 +1,90 @@
+//! A configuration file: flat TOML, with the line of every key.
+
+use std::path::Path;
+
+use toml_edit::{Document, Item, Value};
+
+use super::{
+    keys::KeySpec,
+    resolve::{Given, Problem, Source, advice, nearest},
+    roles,
+};
+
+/// Largest file that is read, in bytes: a wrong path must not fill the memory.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The text of a configuration file.
+pub(crate) fn read(path: &Path) -> Result<String, Problem> {
+    let problem = |reason: String| {
+        Problem(format!("configuration file {}: {reason}; name another with --config", path.display()))
+    };
+    let length = std::fs::metadata(path).map_err(|e| problem(e.to_string()))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(problem(format!("has {length} bytes, which is no configuration")));
+    }
+    std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))
+}
+
+/// What `text` gives to the keys of `role`; what is wrong with it goes to `problems`.
+pub(crate) fn parse(
+    role: &str,
+    specs: &[KeySpec],
+    path: &Path,
+    text: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Given> {
+    let line_at = |offset: usize| 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            let line = error.span().map_or(1, |span| line_at(span.start));
+            let message = error.message().replace('\n', ", ");
+            problems.push(Problem(format!("{}:{line}: is not TOML: {message}", path.display())));
+            return Vec::new();
+        }
+    };
+    let table = document.as_table();
+    let mut given = Vec::new();
+    for (name, item) in table {
+        let span = table.key(name).and_then(|key| key.span()).or_else(|| item.span());
+        let line = span.map_or(1, |span| line_at(span.start));
+        let mut wrong = |what: String| problems.push(Problem(format!("{}:{line}: {what}", path.display())));
+        match (specs.iter().find(|spec| spec.name == name), scalar(item)) {
+            (Some(spec), Some(text)) => {
+                given.push(Given { key: spec.name, text, source: Source::File(path.to_owned(), line) })
+            }
+            (Some(spec), None) => {
+                wrong(format!("{name} is neither text, number nor true/false; give {}", spec.allowed));
+            }
+            (None, None) if item.is_table_like() || item.is_array_of_tables() => {
+                wrong(format!(
+                    "the table [{name}] means nothing: all keys stand at the top; remove the line"
+                ));
+            }
+            (None, _) => wrong(unknown(role, specs, name)),
+        }
+    }
+    given
+}
+
+fn unknown(role: &str, specs: &[KeySpec], name: &str) -> String {
+    let owners = roles::with_key(name);
+    if owners.is_empty() {
+        let nearest = nearest(name, specs.iter().map(|spec| spec.name.to_owned()));
+        let otherwise = format!("`springhouse config show {role}` lists the keys");
+        format!("{role} has no key {name}; {}", advice(nearest, &otherwise))
+    } else {
+        format!("{name} is a key of {}, not of {role}; remove it here", owners.join(" and "))
+    }
+}
+
+/// The text of a scalar as a flag would give it.
+fn scalar(item: &Item) -> Option<String> {
+    match item.as_value()? {
+        Value::String(text) => Some(text.value().clone()),
+        Value::Integer(number) => Some(number.value().to_string()),
+        Value::Float(number) => Some(number.value().to_string()),
+        Value::Boolean(truth) => Some(truth.value().to_string()),
+        Value::Datetime(_) | Value::Array(_) | Value::InlineTable(_) => None,
+    }
+}

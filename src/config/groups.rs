@@ -1,0 +1,323 @@
+//! The keys, in groups that several roles share. What stands here becomes flags, environment variables,
+//! the samples in `config/` and the tables of `docs/CONFIGURATION.md`: write it for their readers.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use springhouse_fuse::store::StoreUrl;
+
+use super::{
+    keys::keys,
+    value::{
+        Block, Count, HOUR, HttpUrl, KIB, MIB, MINUTE, SECOND, Secret, Size, Span, TIB, Value, WorkerName,
+        words,
+    },
+};
+use crate::{logging::LogFilter, worker::Access};
+
+words! {
+    /// Which kind of worker.
+    pub enum Tier {
+        /// Answers in place, from the store.
+        Cold = "cold",
+    }
+}
+
+words! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+impl Value for Access {
+    const PLACEHOLDER: &'static str = "auto|fuse|direct";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "is no way to read segments".into())
+    }
+    fn text(&self) -> String {
+        match self {
+            Self::Auto => "auto",
+            Self::Fuse => "fuse",
+            Self::Direct => "direct",
+        }
+        .into()
+    }
+    fn allowed() -> String {
+        "\"auto\", \"fuse\" or \"direct\"".into()
+    }
+}
+
+keys! {
+    "Store"
+    /// Which store, and how long to wait for it.
+    pub struct StoreKeys {
+        /// URL of the store that holds the segments.
+        ///
+        /// A local directory is file:///path; HDFS is hdfs://HOST:PORT/path, or hdfs://NAMESERVICE/path
+        /// with the name service from the Hadoop configuration that HADOOP_CONF_DIR names. HDFS calls are
+        /// made as the user that HADOOP_USER_NAME names, else as the user of the process.
+        store: StoreUrl,
+        /// Longest time that one call to the store may take, retries included.
+        ///
+        /// A read that takes longer fails with ETIMEDOUT; nothing ever hangs. Raise it for a store that is
+        /// slow when it is well; lower it where a fast failure is worth more than a late answer.
+        store_deadline: Span<{ SECOND / 10 }, { 10 * MINUTE }> = "10s",
+    }
+}
+
+keys! {
+    "Mount point"
+    /// Where a mount appears, and for whom.
+    pub struct MountPointKeys {
+        /// Directory where the store appears: it must exist and be empty.
+        mount_point: PathBuf,
+        /// Whether other users than the one who mounts may use the mount.
+        ///
+        /// Unset: only if root mounts. An ordinary user needs `user_allow_other` in /etc/fuse.conf for it.
+        /// Permissions of files are not checked here: whoever may use the mount reads what its owner may
+        /// read in the store.
+        allow_other: Option<bool>,
+        /// Mount over a directory that has entries; they are hidden meanwhile.
+        allow_nonempty: bool = "false",
+        /// Socket on which the daemon answers questions about itself.
+        ///
+        /// Unset: a path derived from the mount point, where `springhouse unmount` finds it.
+        control_socket: Option<PathBuf>,
+        /// Address where the daemon serves /metrics and /livez.
+        ///
+        /// Unset: on its control socket only.
+        metrics_listen: Option<SocketAddr>,
+        /// File that a daemon in the background (--daemon) logs to.
+        ///
+        /// Unset: standard error, which a terminal that is closed takes with it.
+        log_file: Option<PathBuf>,
+    }
+}
+
+keys! {
+    "Cache of the mount"
+    /// Memory and freshness of the mount daemon.
+    pub struct CacheKeys {
+        /// Memory for blocks of segments that were read.
+        ///
+        /// The most useful thing to raise: as much as the host can spare, at most the size of what is read
+        /// again and again. The kernel's page cache comes on top and gives way under pressure. 0 switches
+        /// the cache off.
+        cache_size: Size<0, { 16 * TIB }> = "256MiB",
+        /// What the cache keeps or drops as one: a power of two.
+        ///
+        /// Smaller suits scattered lookups (less is fetched and kept in vain), larger suits scans.
+        cache_block: Block<{ 4 * KIB }, { 4 * MIB }> = "64KiB",
+        /// Furthest that the daemon reads ahead of one sequential reader.
+        ///
+        /// Raise it on a network with long latency and much bandwidth. 0 switches reading ahead off.
+        readahead_max: Size<0, { 256 * MIB }> = "8MiB",
+        /// Memory for bytes read ahead, all readers together.
+        ///
+        /// The daemon's data takes at most cache_size and this.
+        readahead_memory: Size<0, { TIB }> = "128MiB",
+        /// How old an answer about names, lengths and generations may be.
+        ///
+        /// A file that was replaced in the store is seen to be so after at most this time. 0 asks the store
+        /// each time, which costs a round trip for every open.
+        freshness: Span<0, { HOUR }> = "1s",
+        /// Threads that take requests from the kernel.
+        ///
+        /// They only hand requests on; more than 4 rarely help.
+        fuse_threads: Count<1, 16> = "2",
+    }
+}
+
+keys! {
+    "Gateway"
+    /// Registry, discovery and routing.
+    pub struct GatewayKeys {
+        /// Address where the gateway answers.
+        ///
+        /// 127.0.0.1 is reached from this host only. With 0.0.0.0 everybody who reaches the host may query:
+        /// put it behind something that knows your users.
+        listen: SocketAddr = "127.0.0.1:6110",
+        /// Directory for the registry; made if it is missing. One process at a time.
+        ///
+        /// Unset: a directory for each store in $XDG_STATE_HOME/springhouse, or in
+        /// ~/.local/state/springhouse. It belongs on a local disk. What is in it can be rebuilt from the
+        /// store, at the price of a first discovery.
+        data: Option<PathBuf>,
+        /// Pause between two passes that look for new, replaced and deleted segments.
+        ///
+        /// Also how old the catalog may be. A pass asks the store for every directory's modification time
+        /// and lists those that changed.
+        discovery_interval: Span<{ SECOND / 10 }, { 24 * HOUR }> = "10s",
+        /// How often a pass lists every directory, changed or not.
+        full_pass_interval: Span<{ SECOND }, { 30 * 24 * HOUR }> = "1h",
+        /// Directories listed at the same time.
+        ///
+        /// Raise it for a first pass over many directories in a store far away; lower it to spare a busy
+        /// NameNode.
+        discovery_parallelism: Count<1, 256> = "8",
+        /// How long a worker may be silent before no query is sent to it.
+        ///
+        /// Workers report three times in that time. Also how long a restarted gateway answers "warming"
+        /// where it does not know its workers yet.
+        lease_ttl: Span<{ SECOND }, { 10 * MINUTE }> = "15s",
+        /// Deadline of a query that names none, its time in queues included.
+        deadline_default: Span<{ SECOND / 100 }, { 24 * HOUR }> = "30s",
+        /// Longest deadline that a query may ask for; not below deadline_default.
+        deadline_max: Span<{ SECOND / 100 }, { 24 * HOUR }> = "5m",
+        /// Longest body of a query's request: SQL and parameters.
+        body_size_max: Size<{ KIB }, { 256 * MIB }> = "1MiB",
+        /// How long to wait for a worker to take a connection before the next one is asked.
+        connect_timeout: Span<{ SECOND / 100 }, { MINUTE }> = "1s",
+        /// How long a stop waits for answers that are under way.
+        ///
+        /// Keep it below the time after which your supervisor kills (90 s in systemd, 30 s in Kubernetes).
+        drain_max: Span<0, { 10 * MINUTE }> = "10s",
+        /// Memory that the embedded registry may use for its pages; it takes that as advice.
+        registry_cache: Size<{ MIB }, { TIB }> = "64MiB",
+        /// Take a store that another registry has marked as its own.
+        ///
+        /// For once, after its data directory was lost or moved: two registries on one store would undo
+        /// each other's work.
+        take_over_store: bool = "false",
+    }
+}
+
+keys! {
+    "Cluster"
+    /// What workers on other hosts prove themselves with.
+    pub struct SecretKeys {
+        /// Secret that workers and gateway share: at least 16 characters.
+        ///
+        /// Without one only workers on the same host may register. As a flag it shows in the list of
+        /// processes: prefer the file.
+        cluster_secret: Option<Secret>,
+        /// File that holds the cluster secret; users other than its owner and group must not be able to
+        /// read it.
+        cluster_secret_file: Option<PathBuf>,
+    }
+}
+
+keys! {
+    "Worker's place"
+    /// Where a worker answers and registers.
+    pub struct WorkerNetKeys {
+        /// Which kind of worker: cold answers in place, from the store.
+        tier: Tier = "cold",
+        /// URL of the gateway to register with.
+        ///
+        /// A gateway that is not up yet is waited for.
+        gateway: HttpUrl = "http://127.0.0.1:6110",
+        /// Address where the worker answers the gateway. Port 0: any free one.
+        ///
+        /// Anybody who reaches it can query past the gateway unless there is a cluster secret.
+        listen: SocketAddr = "127.0.0.1:0",
+        /// URL under which the gateway reaches this worker.
+        ///
+        /// Unset: the address it listens on. Needed where that is 0.0.0.0 or the gateway sees the host
+        /// under another name.
+        advertise: Option<HttpUrl>,
+        /// How long a stop waits for answers that are under way.
+        drain_max: Span<0, { 10 * MINUTE }> = "10s",
+    }
+}
+
+keys! {
+    "Worker"
+    /// What kind of worker, and how it reads.
+    pub struct WorkerKeys {
+        /// How segments are read: through a FUSE mount, or directly at their paths.
+        ///
+        /// auto takes a mount where /dev/fuse is there, and otherwise opens the files of a file:// store
+        /// directly. HDFS needs a mount.
+        access: Access = "auto",
+        /// A mount of the same store that is there already; the worker uses it and starts none.
+        ///
+        /// Unset: the worker starts `springhouse mount` as a child process and watches it.
+        mounted_at: Option<PathBuf>,
+        /// Directory where the mount that the worker starts appears; made if it is missing.
+        ///
+        /// Unset: a directory of its own in the data directory.
+        mount_point: Option<PathBuf>,
+        /// Name of the worker, unique in the cluster.
+        ///
+        /// Unset: the host's name. Set it where several workers run on one host, and keep it: the
+        /// name decides which segments come to this worker, so its cache stays useful after a restart.
+        worker_name: Option<WorkerName>,
+        /// Share of the segments that come to this worker, compared with the others'.
+        weight: Count<1, 1000> = "100",
+    }
+}
+
+keys! {
+    "Queries"
+    /// Limits of the query engine.
+    pub struct EngineKeys {
+        /// Queries that run at the same time, a thread each.
+        ///
+        /// Unset: two for each core, from 4 to 32. Raise it where queries mostly wait for a store far away.
+        query_threads: Option<Count<1, 256>>,
+        /// Queries that may wait for a thread; more are refused as overloaded.
+        query_queue_max: Count<1, { 1 << 20 }> = "256",
+        /// Longest time of a query, in the queue and in SQLite.
+        ///
+        /// The gateway's deadlines come on top: the shorter one holds.
+        query_timeout_max: Span<1, { 24 * HOUR }> = "5m",
+        /// Memory that one running query may use for sorts, temporary tables and values.
+        ///
+        /// All queries together use at most query_threads times this, and idle_memory.
+        query_memory: Size<{ MIB }, { TIB }> = "128MiB",
+        /// Memory that idle connections may keep, all together.
+        idle_memory: Size<0, { TIB }> = "256MiB",
+        /// SQLite's page cache of one connection; at most half of query_memory.
+        ///
+        /// The mount's cache is behind it: this only saves the way through the kernel.
+        page_cache: Size<{ 64 * KIB }, { TIB }> = "2MiB",
+        /// Connections open at once, running or idle; each is one open file. At least query_threads.
+        connections_max: Count<1, { 1 << 20 }> = "512",
+        /// Idle connections kept for one generation of one segment.
+        connections_per_segment_max: Count<0, 256> = "4",
+        /// Prepared statements kept with a connection.
+        statements_per_connection_max: Count<0, 1024> = "16",
+        /// Most rows of an answer.
+        rows_max: Count<1, { u64::MAX }> = "1000000",
+        /// Most bytes of an answer, as they go over the wire.
+        answer_size_max: Size<{ KIB }, { 1 << 60 }> = "256MiB",
+        /// Longest string, blob or row that SQLite makes; at most query_memory.
+        sql_value_size_max: Size<{ KIB }, 1_000_000_000> = "32MiB",
+        /// Longest text of a statement.
+        sql_statement_size_max: Size<64, 1_000_000_000> = "256KiB",
+        /// Most columns of a table, a result or an ORDER BY.
+        sql_columns_max: Count<1, 2000> = "1000",
+        /// Deepest expression.
+        sql_expression_depth_max: Count<1, 1000> = "200",
+        /// Most terms of a compound SELECT (UNION and its like).
+        sql_compound_selects_max: Count<1, 500> = "100",
+        /// Most instructions of a compiled statement.
+        sql_instructions_max: Count<1000, 250_000_000> = "250000",
+        /// Most arguments of a function.
+        sql_function_arguments_max: Count<1, 1000> = "100",
+        /// Longest pattern of LIKE and GLOB; matching costs up to pattern times text.
+        sql_like_pattern_size_max: Size<1, 50_000> = "50B",
+        /// Highest number of a parameter.
+        sql_parameters_max: Count<0, 32_766> = "10000",
+        /// Most tables, indexes, views and triggers of a segment.
+        sql_schema_objects_max: Count<1, 1_000_000_000> = "20000",
+    }
+}
+
+keys! {
+    "Log"
+    /// What is logged, and how.
+    pub struct LogKeys {
+        /// What to log: error, warn, info, debug or trace, for all or by module.
+        ///
+        /// As in "warn,springhouse=debug". The log goes to standard error.
+        log: LogFilter = "info",
+        /// How log lines look.
+        log_format: LogFormat = "text",
+    }
+}

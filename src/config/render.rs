@@ -1,0 +1,153 @@
+//! Keys as text for people: `config show`, the samples, the tables of `docs/CONFIGURATION.md`.
+
+use std::fmt::Write as _;
+
+use super::{
+    keys::{KeySpec, Role},
+    resolve::Resolved,
+    roles::for_each_role,
+};
+
+/// The resolved configuration as TOML, with the source of each value after it. Secrets are not shown.
+pub fn show<R: Role>(resolved: &Resolved) -> String {
+    let mut out = String::new();
+    for (title, specs) in R::groups() {
+        let _ = writeln!(out, "{}# {title}", if out.is_empty() { "" } else { "\n" });
+        for spec in &specs {
+            let _ = match resolved.lookup(spec.name) {
+                Some((_, source)) if spec.secret => writeln!(out, "# {} = <set>  # {source}", spec.name),
+                Some((text, source)) => {
+                    writeln!(out, "{} = {}  # {source}", spec.name, spec.toml(text))
+                }
+                None => writeln!(out, "# {} =  # not set", spec.name),
+            };
+        }
+    }
+    out
+}
+
+/// Widest line of a sample.
+const SAMPLE_COLUMNS: usize = 100;
+
+/// The annotated sample of a role: every key at its default, commented.
+pub fn sample<R: Role>() -> String {
+    let mut out = String::new();
+    comment(&mut out, R::ABOUT);
+    let _ = writeln!(out, "#\n#   springhouse {} --config {0}.toml\n#", R::NAME);
+    comment(
+        &mut out,
+        &format!(
+            "Every key stands here, commented, at its default. An environment variable overrides this file, \
+             a flag overrides both. `springhouse config check {}.toml` says what is wrong with a file, \
+             `springhouse config show {0}` what is in force and from where.",
+            R::NAME
+        ),
+    );
+    comment(
+        &mut out,
+        "Sizes: \"512MiB\" (MB is a million bytes). Times: \"250ms\", \"10s\", \"5m\", \"1h\".",
+    );
+    for (title, specs) in R::groups() {
+        let _ = writeln!(out, "\n# ----- {title} -----");
+        for spec in &specs {
+            out.push('\n');
+            comment(&mut out, spec.summary());
+            comment(&mut out, &paragraph(spec));
+            comment(&mut out, &format!("{}; {}.", capital(&spec.allowed), ways(spec)));
+            let _ = match (spec.default, example(spec)) {
+                (Some(default), _) => writeln!(out, "#{} = {}", spec.name, spec.toml(default)),
+                (None, example) => {
+                    let note = if spec.required { "must be given" } else { "not set by default" };
+                    writeln!(out, "#{} = {}  # {note}", spec.name, spec.toml(example))
+                }
+            };
+        }
+    }
+    out
+}
+
+/// A value for a key that has no default, as a reader might give it.
+pub(crate) fn example(spec: &KeySpec) -> &'static str {
+    match spec.name {
+        "store" => "file:///srv/segments",
+        "mount_point" => "/mnt/segments",
+        "allow_other" => "true",
+        "control_socket" => "/run/springhouse/mount.sock",
+        "metrics_listen" => "127.0.0.1:6111",
+        "log_file" => "/var/log/springhouse-mount.log",
+        "data" => "/var/lib/springhouse",
+        "cluster_secret" => "at-least-16-characters",
+        "cluster_secret_file" => "/etc/springhouse/secret",
+        "advertise" => "http://worker-1:6120",
+        "query_threads" => "8",
+        "worker_name" => "cold-1",
+        "mounted_at" => "/mnt/segments",
+        _ => "",
+    }
+}
+
+/// The tables of all keys of a role, for `docs/CONFIGURATION.md`.
+pub fn tables<R: Role>() -> String {
+    let mut out = format!("### {}\n\n{}\n", R::NAME, R::ABOUT);
+    for (title, specs) in R::groups() {
+        let _ = write!(out, "\n**{title}**\n\n| key | default | what it is | value |\n|---|---|---|---|\n");
+        for spec in &specs {
+            let default = match spec.default {
+                Some(default) => format!("`{}`", spec.toml(default)),
+                None if spec.required => "must be given".into(),
+                None => "not set".into(),
+            };
+            let mut what = spec.summary().to_owned();
+            let more = paragraph(spec);
+            if !more.is_empty() {
+                what = format!("{what} {more}");
+            }
+            let _ = writeln!(
+                out,
+                "| `{}` | {default} | {} | {} |",
+                spec.name,
+                cell(&what),
+                cell(&capital(&spec.allowed))
+            );
+        }
+    }
+    out
+}
+
+/// The tables of all roles.
+pub fn all_tables() -> String {
+    for_each_role!(tables).join("\n")
+}
+
+fn paragraph(spec: &KeySpec) -> String {
+    spec.details().collect::<Vec<_>>().join(" ")
+}
+
+fn ways(spec: &KeySpec) -> String {
+    format!("{}, {}", spec.flag(), spec.env())
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// `text` as comment lines of at most [`SAMPLE_COLUMNS`].
+fn comment(out: &mut String, text: &str) {
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() > 1 && line.len() + 1 + word.len() > SAMPLE_COLUMNS {
+            let _ = writeln!(out, "{line}");
+            line = "#".into();
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    if line.len() > 1 {
+        let _ = writeln!(out, "{line}");
+    }
+}

@@ -1,0 +1,257 @@
+//! From keys to what the parts of the program take: the one place that knows both.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use springhouse_fuse::store::{StoreOptions, StoreUrl};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    groups::{CacheKeys, EngineKeys, GatewayKeys, MountPointKeys, SecretKeys, StoreKeys, WorkerKeys},
+    resolve::Problem,
+    value::{Secret, Value as _, WorkerName},
+};
+use crate::{
+    mount::MountSettings,
+    query::{QuerySettings, SqlLimits},
+    worker::{Access, WorkerSettings},
+};
+
+impl StoreKeys {
+    /// How the store is opened.
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions { deadline: self.store_deadline.duration(), ..StoreOptions::default() }
+    }
+}
+
+impl CacheKeys {
+    /// A mount of `store` at `dir`, for whoever mounts alone.
+    pub fn mount(&self, store: &StoreKeys, dir: impl Into<PathBuf>) -> MountSettings {
+        MountSettings {
+            deadline: store.store_deadline.duration(),
+            freshness: self.freshness.duration(),
+            cache_bytes: self.cache_size.bytes(),
+            block_bytes: self.cache_block.bytes(),
+            readahead_bytes_max: self.readahead_max.bytes(),
+            prefetch_bytes: self.readahead_memory.bytes(),
+            threads: self.fuse_threads.as_usize(),
+            ..MountSettings::new(store.store.clone(), dir)
+        }
+    }
+}
+
+impl MountPointKeys {
+    /// The mount that the mount role was told of.
+    pub fn mount(&self, store: &StoreKeys, cache: &CacheKeys) -> MountSettings {
+        MountSettings {
+            allow_other: self.allow_other,
+            allow_nonempty: self.allow_nonempty,
+            control_socket: self.control_socket.clone(),
+            metrics_listen: self.metrics_listen,
+            log_file: self.log_file.clone(),
+            ..cache.mount(store, &self.mount_point)
+        }
+    }
+}
+
+impl EngineKeys {
+    /// Limits of the query engine; a problem if they contradict each other.
+    pub fn settings(&self) -> Result<QuerySettings, Problem> {
+        let settings = QuerySettings {
+            threads: self.query_threads.map_or(QuerySettings::default().threads, |n| n.as_usize()),
+            queue_max: self.query_queue_max.as_usize(),
+            connections_max: self.connections_max.as_usize(),
+            connections_per_file_max: self.connections_per_segment_max.as_usize(),
+            statements_per_connection_max: self.statements_per_connection_max.as_usize(),
+            page_cache_bytes: self.page_cache.bytes(),
+            idle_memory_bytes: self.idle_memory.bytes(),
+            query_memory_bytes: self.query_memory.bytes(),
+            rows_max: self.rows_max.get(),
+            answer_bytes_max: self.answer_size_max.bytes(),
+            timeout_max: self.query_timeout_max.duration(),
+            sql: SqlLimits {
+                value_bytes: self.sql_value_size_max.as_u32(),
+                statement_bytes: self.sql_statement_size_max.as_u32(),
+                columns: self.sql_columns_max.as_u32(),
+                expression_depth: self.sql_expression_depth_max.as_u32(),
+                compound_selects: self.sql_compound_selects_max.as_u32(),
+                instructions: self.sql_instructions_max.as_u32(),
+                function_arguments: self.sql_function_arguments_max.as_u32(),
+                like_pattern_bytes: self.sql_like_pattern_size_max.as_u32(),
+                parameters: self.sql_parameters_max.as_u32(),
+                schema_objects: self.sql_schema_objects_max.as_u32(),
+            },
+        };
+        let threads = settings.threads;
+        let contradictions = [
+            (
+                settings.connections_max < threads,
+                format!("connections_max is less than query_threads ({threads})"),
+            ),
+            (
+                self.page_cache.bytes() > self.query_memory.bytes() / 2,
+                "page_cache is more than half of query_memory".into(),
+            ),
+            (
+                self.sql_value_size_max.bytes() > self.query_memory.bytes(),
+                "sql_value_size_max is more than query_memory".into(),
+            ),
+        ];
+        for (wrong, what) in contradictions {
+            if wrong {
+                return Err(Problem(format!("{what}; change one of the two")));
+            }
+        }
+        settings.check().map(|()| settings).map_err(Problem)
+    }
+}
+
+impl GatewayKeys {
+    /// Settings of the gateway with its registry in `data_dir`.
+    pub fn settings(
+        &self,
+        data_dir: &Path,
+        secret: Option<&Secret>,
+    ) -> Result<springhouse_gateway::Settings, Problem> {
+        if self.deadline_default.duration() > self.deadline_max.duration() {
+            return Err(Problem(
+                "deadline_default is longer than deadline_max; change one of the two".into(),
+            ));
+        }
+        if self.full_pass_interval.duration() < self.discovery_interval.duration() {
+            return Err(Problem(
+                "full_pass_interval is shorter than discovery_interval; change one of the two".into(),
+            ));
+        }
+        Ok(springhouse_gateway::Settings {
+            discovery_interval: self.discovery_interval.duration(),
+            full_pass_interval: self.full_pass_interval.duration(),
+            list_parallelism: self.discovery_parallelism.as_usize(),
+            lease_ttl: self.lease_ttl.duration(),
+            body_bytes_max: usize::try_from(self.body_size_max.bytes()).unwrap_or(usize::MAX),
+            deadline_default: self.deadline_default.duration(),
+            deadline_max: self.deadline_max.duration(),
+            connect_timeout: self.connect_timeout.duration(),
+            drain_max: self.drain_max.duration(),
+            secret: secret.map(|secret| secret.reveal().to_owned()),
+            take_over_store: self.take_over_store,
+            registry_cache_bytes: self.registry_cache.bytes(),
+            ..springhouse_gateway::Settings::new(data_dir)
+        })
+    }
+
+    /// The data directory: as given, or the store's own below the user's state directory.
+    pub fn data_dir(
+        &self,
+        store: &StoreUrl,
+        env: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Result<PathBuf, Problem> {
+        match &self.data {
+            Some(data) => Ok(data.clone()),
+            None => state_dir(store, env).ok_or_else(|| {
+                Problem(
+                    "no place for the registry: neither HOME nor XDG_STATE_HOME is set; give --data DIR"
+                        .into(),
+                )
+            }),
+        }
+    }
+}
+
+/// Where what belongs to `store` lies on this host unless told otherwise: in `$XDG_STATE_HOME` or
+/// `~/.local/state`. `None` for a user without a home.
+pub fn state_dir(store: &StoreUrl, env: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let absolute = |name| env(name).filter(|path: &PathBuf| path.is_absolute());
+    let state =
+        absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("springhouse").join(directory_for(store)))
+}
+
+impl WorkerKeys {
+    /// The worker's name: as given, or the host's.
+    pub fn name(&self) -> WorkerName {
+        self.worker_name.clone().unwrap_or_else(|| {
+            WorkerName::like(&std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
+        })
+    }
+
+    /// Whether a place for an own mount has to be found.
+    pub fn needs_mount_point(&self) -> bool {
+        self.access != Access::Direct && self.mounted_at.is_none() && self.mount_point.is_none()
+    }
+
+    /// A worker of `store` that the gateway reaches at `url`, whose own mount, if it needs one, is at
+    /// `mount_point` unless the configuration names another.
+    pub fn settings(
+        &self,
+        store: &StoreKeys,
+        cache: &CacheKeys,
+        engine: &EngineKeys,
+        secret: Option<&Secret>,
+        place: Place,
+    ) -> Result<WorkerSettings, Problem> {
+        let mount_point = self.mount_point.clone().unwrap_or(place.mount_point);
+        Ok(WorkerSettings {
+            access: self.access,
+            mount_dir: self.mounted_at.clone(),
+            mount: cache.mount(store, &mount_point),
+            weight: self.weight.as_u32(),
+            cluster_secret: secret.map(|secret| secret.reveal().to_owned()),
+            shutdown_grace: place.drain_max,
+            query: engine.settings()?,
+            ..WorkerSettings::new(self.name().as_str(), store.store.clone(), place.url, mount_point)
+        })
+    }
+}
+
+/// What a worker learns from the process it runs in.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where the gateway reaches it.
+    pub url: String,
+    /// Where its own mount appears by default.
+    pub mount_point: PathBuf,
+    /// How long a stop waits for running queries.
+    pub drain_max: Duration,
+}
+
+/// A name for a store's directory that people recognise and that no two stores share: its last words and
+/// a hash of its whole URL.
+fn directory_for(store: &StoreUrl) -> String {
+    let url = store.to_string();
+    let words: String = url
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        .take(32)
+        .collect();
+    let scheme = url.split(':').next().unwrap_or_default();
+    format!("{scheme}-{words}-{:016x}", xxh3_64(url.as_bytes())).replace("--", "-")
+}
+
+impl SecretKeys {
+    /// The cluster secret, if there is one. A file for it is read here, once.
+    pub fn secret(&self) -> Result<Option<Secret>, Problem> {
+        let Some(path) = &self.cluster_secret_file else { return Ok(self.cluster_secret.clone()) };
+        if self.cluster_secret.is_some() {
+            return Err(Problem("cluster_secret and cluster_secret_file are both set; remove one".into()));
+        }
+        let problem = |what: String| Problem(format!("cluster_secret_file {}: {what}", path.display()));
+        let metadata = std::fs::metadata(path).map_err(|e| problem(e.to_string()))?;
+        if metadata.permissions().mode() & 0o007 != 0 {
+            return Err(problem(format!("every user may use it; run chmod o= {}", path.display())));
+        }
+        if !metadata.is_file() || metadata.len() > 4096 {
+            return Err(problem("is no file of at most 4096 bytes".into()));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))?;
+        Secret::parse(&text)
+            .map(Some)
+            .map_err(|reason| problem(format!("its content {reason}; it must be {}", Secret::allowed())))
+    }
+}

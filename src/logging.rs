@@ -1,0 +1,56 @@
+//! The log: to standard error, so that standard output stays for answers.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
+
+use crate::{
+    config::{
+        groups::{LogFormat, LogKeys},
+        value::Value,
+    },
+    error::{Exit, Failure},
+};
+
+/// Which log lines are wanted: a level for all, or levels by module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    fn filter(text: &str) -> Result<EnvFilter, String> {
+        EnvFilter::builder().parse(text).map_err(|error| format!("is no filter ({error})"))
+    }
+}
+
+impl Value for LogFilter {
+    const PLACEHOLDER: &'static str = "FILTER";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // The filter's grammar takes any single word as a module's name: "inof" would silence everything.
+        let level = ["off", "error", "warn", "info", "debug", "trace"];
+        if let Some(word) = text.split(',').map(str::trim).find(|part| !part.contains(['=', '[']))
+            && !level.contains(&word.to_ascii_lowercase().as_str())
+        {
+            return Err(format!("has no level {word:?}"));
+        }
+        Self::filter(text).map(|_| Self(text.into()))
+    }
+    fn text(&self) -> String {
+        self.0.clone()
+    }
+    fn allowed() -> String {
+        "off, error, warn, info, debug or trace, and MODULE=LEVEL after commas".into()
+    }
+}
+
+/// Starts logging as `keys` say. Once in a process.
+pub fn init(keys: &LogKeys) -> Result<(), Failure> {
+    let bad = |reason: String| Failure::new(Exit::Usage, format!("log: {reason}"));
+    let filter = LogFilter::filter(&keys.log.0).map_err(bad)?;
+    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let installed = match keys.log_format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+    };
+    installed.map_err(|error| bad(error.to_string()))
+}

@@ -1,0 +1,192 @@
+//! `springhouse mount` in the foreground: from settings to a mount that answers, and back.
+
+use std::{
+    env, fs,
+    io::Write,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prometheus::Registry;
+use springhouse_fuse::{
+    error::{Error, ErrorKind},
+    fs::FileSystem,
+    kernel::{self, MountOptions, Mounted},
+    mount::{check_device, detach, is_root, mounted_at, prepare, unmount},
+    store,
+};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{
+    MountSettings, Report,
+    control::control_socket_path,
+    server::{ControlSocket, Gauges, Status, listen, router},
+};
+use crate::{
+    error::{Exit, Failure},
+    shutdown::Shutdown,
+};
+
+/// How long open files of a busy mount may keep the daemon after it was told to stop.
+const BUSY_GRACE: Duration = Duration::from_secs(5);
+
+/// A stop that takes longer is forced.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// Mounts, tells `report` that the mount answers, and serves it until it is unmounted or the process is
+/// told to stop by SIGTERM or SIGINT. A busy mount is then detached, so none is left behind.
+///
+/// Nothing is mounted unless the store answers and all sockets are bound.
+pub fn run(settings: &MountSettings, report: Report) -> Result<(), Failure> {
+    let threads = |error: std::io::Error| Failure::new(Exit::Failed, format!("threads: {error}"));
+    // Panics of the store's client are caught in threads of this name (see `panics`).
+    let io = Builder::new_multi_thread().thread_name("hdfs-io").enable_all().build().map_err(threads)?;
+    let outcome = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(threads)?
+        .block_on(serve(settings, report, &io));
+    io.shutdown_background();
+    outcome
+}
+
+async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result<(), Failure> {
+    let stop = Shutdown::listen(STOP_MAX)?;
+    let allow_other = settings.allow_other.unwrap_or_else(is_root);
+    check_device(allow_other).map_err(|error| Failure::mount(&error))?;
+    let store = {
+        let _inside = io.enter();
+        store::open(&settings.store, &settings.store_options())?
+    };
+    let check = store.clone();
+    let root = tokio::select! {
+        root = io.spawn(async move { check.check_root().await }) => root,
+        () = stop.clone().requested() => return Ok(()),
+    };
+    root.map_err(|error| Failure::new(Exit::Internal, error))??;
+    let dir = prepare(&settings.dir, settings.allow_nonempty).map_err(|error| Failure::mount(&error))?;
+    let socket = match &settings.control_socket {
+        Some(path) => path.clone(),
+        None => control_socket_path(&dir).map_err(|error| Failure::mount(&error))?,
+    };
+    let mut control = ControlSocket::bind(&socket).map_err(|error| Failure::mount(&error))?;
+    let scrapers = match settings.metrics_listen {
+        Some(address) => Some(
+            listen(address).await.map_err(|error| Failure::listen(address, "--metrics-listen", &error))?,
+        ),
+        None => None,
+    };
+
+    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs(), io.handle().clone())?);
+    let options = MountOptions {
+        dir: dir.clone(),
+        source: settings.store.to_string(),
+        allow_other,
+        threads: settings.threads,
+    };
+    let (registry, gauges) =
+        metrics(&fs, &store).map_err(|error| Failure::new(Exit::Internal, format!("metrics: {error}")))?;
+    let mut mounted = kernel::mount(fs.clone(), io.handle().clone(), &options)
+        .map_err(|error| Failure::mount(&error))?;
+    let mount_id = match mounted_at(&dir) {
+        Ok(Some(entry)) if entry.is_ours() => entry.id,
+        _ => {
+            // Nobody could find it to unmount it later.
+            let _ = detach(&dir);
+            return Err(vanished(&dir));
+        }
+    };
+    let since = Instant::now();
+    let status = Status { fs, store, dir: dir.clone(), mount_id, since, registry, gauges };
+    let router = router(Arc::new(status));
+    if let Some(listener) = control.listener.take() {
+        let router = router.clone();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+    if let Some(listener) = scrapers {
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+    tracing::info!(store = %settings.store, dir = %dir.display(), control = %socket.display(), "mounted");
+    report.ready(&format!("mounted {} at {}", settings.store, dir.display()));
+    tell_fd(settings.ready_fd);
+    notify("READY=1");
+
+    tokio::select! {
+        ended = mounted.ended() => {
+            tracing::info!(dir = %dir.display(), "unmounted");
+            return ended.map_err(|error| Failure::mount(&error));
+        }
+        () = stop.requested() => {}
+    }
+    notify("STOPPING=1");
+    take_down(&dir, mount_id, &mut mounted).await
+}
+
+async fn take_down(dir: &Path, mount_id: u64, mounted: &mut Mounted) -> Result<(), Failure> {
+    let there = mounted_at(dir).map_err(|error| Failure::mount(&error))?;
+    if there.is_none_or(|entry| entry.id != mount_id) {
+        return Ok(());
+    }
+    let point = dir.to_owned();
+    // The thread for blocking calls is not one that serves the mount.
+    let unmounted = tokio::task::spawn_blocking(move || unmount(&point)).await;
+    let unmounted = unmounted.map_err(|error| Failure::new(Exit::Internal, error))?;
+    match unmounted {
+        Ok(outcome) if outcome.lazy => {
+            tracing::warn!(dir = %dir.display(), "busy: detached; its open files end in {BUSY_GRACE:?}");
+        }
+        Ok(_) => {}
+        // Somebody else unmounted it at the same moment.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::mount(&error)),
+    }
+    match tokio::time::timeout(BUSY_GRACE, mounted.ended()).await {
+        Ok(ended) => ended.map_err(|error| Failure::mount(&error)),
+        Err(_) => Ok(()),
+    }
+}
+
+fn metrics(fs: &FileSystem, store: &store::OpenedStore) -> prometheus::Result<(Registry, Gauges)> {
+    let registry = Registry::new();
+    fs.register(&registry)?;
+    store.counters.register(&registry)?;
+    let gauges = Gauges::new(&registry)?;
+    Ok((registry, gauges))
+}
+
+fn vanished(dir: &Path) -> Failure {
+    let message = format!("mount point {}: the mount did not appear in the mount table", dir.display());
+    Failure::mount(&Error::new(ErrorKind::Other, message))
+}
+
+/// Writes a line to the descriptor that whoever started us waits for, and closes it.
+fn tell_fd(fd: Option<i32>) {
+    let Some(fd) = fd else { return };
+    let told = fs::File::options()
+        .write(true)
+        .open(format!("/proc/self/fd/{fd}"))
+        .and_then(|mut file| file.write_all(b"ready\n"));
+    if let Err(error) = told {
+        tracing::warn!(fd, %error, "nobody to tell that the mount answers");
+    }
+    let _ = nix::unistd::close(fd);
+}
+
+/// Tells the service manager, if there is one that wants to know.
+fn notify(state: &str) {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };
+    let told = UnixDatagram::unbound().and_then(|socket| {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::{ffi::OsStrExt, net::SocketAddr};
+        let address = match path.as_bytes().split_first() {
+            Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(&path)?,
+        };
+        socket.send_to_addr(state.as_bytes(), &address)
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "the service manager could not be told: {state}");
+    }
+}

@@ -1,0 +1,183 @@
+//! An answer on its way from a SQLite thread to the client.
+//!
+//! The SQLite thread sends chunks of whole rows through a short queue: a slow client holds it up, but
+//! not beyond the query's deadline. A small answer needs no queue; it arrives whole.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use springhouse_fuse::store::Generation;
+use springhouse_gateway::api::error::{ApiError, ErrorCode};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    control::{CancelOnDrop, Control, Stop},
+    encode::{Format, failure_tail},
+    errors,
+};
+
+/// Chunks between the SQLite thread and the client.
+const CHUNKS_MAX: usize = 4;
+/// How long after the deadline the SQLite thread's own words are waited for; it may be stuck in a read.
+pub(super) const GRACE: Duration = Duration::from_millis(500);
+
+/// The beginning of an answer and the way to its rest. Dropping it cancels the query.
+#[derive(Debug)]
+pub struct Answer {
+    /// What every row comes from.
+    pub generation: Generation,
+    first: Bytes,
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    chunks: mpsc::Receiver<Chunk>,
+    format: Format,
+    cancel: CancelOnDrop,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    More(Bytes),
+    Last(Bytes),
+}
+
+/// What the SQLite thread sends first.
+#[derive(Debug)]
+pub(super) struct Head {
+    generation: Generation,
+    first: Bytes,
+    rest: Option<mpsc::Receiver<Chunk>>,
+}
+
+impl Answer {
+    pub(super) fn new(head: Head, format: Format, cancel: CancelOnDrop) -> Self {
+        let rest = head.rest.map(|chunks| Rest { chunks, format, cancel });
+        Self { generation: head.generation, first: head.first, rest }
+    }
+
+    /// The whole answer, if it is here already.
+    pub fn whole(&self) -> Option<Bytes> {
+        self.rest.is_none().then(|| self.first.clone())
+    }
+
+    /// All chunks in order. It always ends with an end mark or an error in its place.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+        futures::stream::unfold((Some(self.first), self.rest), |(first, rest)| async {
+            if let Some(first) = first {
+                return Some((Ok(first), (None, rest)));
+            }
+            let mut rest = rest?;
+            match rest.next().await {
+                Chunk::More(bytes) => Some((Ok(bytes), (None, Some(rest)))),
+                Chunk::Last(bytes) => Some((Ok(bytes), (None, None))),
+            }
+        })
+    }
+}
+
+impl Rest {
+    async fn next(&mut self) -> Chunk {
+        let deadline = self.cancel.0.deadline();
+        let error = match tokio::time::timeout_at((deadline + GRACE).into(), self.chunks.recv()).await {
+            Ok(Some(chunk)) => return chunk,
+            Ok(None) if Instant::now() < deadline => {
+                ApiError::new(ErrorCode::Internal, "the query ended without an end")
+            }
+            Ok(None) | Err(_) => errors::stopped(Stop::Deadline),
+        };
+        // Chunks hold whole rows, so the answer can be closed after any of them.
+        Chunk::Last(failure_tail(self.format, &error).into())
+    }
+}
+
+/// The SQLite thread's end.
+#[derive(Debug)]
+pub(super) struct Sender {
+    state: State,
+    control: Arc<Control>,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(oneshot::Sender<Result<Head, ApiError>>),
+    Streaming(mpsc::Sender<Chunk>),
+    Done,
+}
+
+impl Sender {
+    pub(super) fn new(
+        reply: oneshot::Sender<Result<Head, ApiError>>,
+        control: Arc<Control>,
+        runtime: Handle,
+    ) -> Self {
+        Self { state: State::Waiting(reply), control, runtime }
+    }
+
+    /// Fails the query before its first row.
+    pub(super) fn refuse(&mut self, error: ApiError) {
+        if let State::Waiting(reply) = std::mem::replace(&mut self.state, State::Done) {
+            let _ = reply.send(Err(error)); // nobody may be there any more
+        }
+    }
+
+    /// Sends a chunk; more will follow. An error: nobody reads it, or not in time.
+    pub(super) fn send(&mut self, bytes: Bytes, generation: Generation) -> Result<(), ErrorCode> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Waiting(reply) => {
+                let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
+                let head = Head { generation, first: bytes, rest: Some(receiver) };
+                reply.send(Ok(head)).map_err(|_| ErrorCode::WorkerLost)?;
+                self.state = State::Streaming(sender);
+            }
+            State::Streaming(sender) => {
+                self.push(&sender, Chunk::More(bytes))?;
+                self.state = State::Streaming(sender);
+            }
+            State::Done => return Err(ErrorCode::WorkerLost),
+        }
+        Ok(())
+    }
+
+    /// Sends the last chunk.
+    pub(super) fn finish(&mut self, bytes: Bytes, generation: Generation) -> Result<(), ErrorCode> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Waiting(reply) => {
+                let head = Head { generation, first: bytes, rest: None };
+                reply.send(Ok(head)).map_err(|_| ErrorCode::WorkerLost)
+            }
+            State::Streaming(sender) => self.push(&sender, Chunk::Last(bytes)),
+            State::Done => Err(ErrorCode::WorkerLost),
+        }
+    }
+
+    fn push(&self, sender: &mpsc::Sender<Chunk>, chunk: Chunk) -> Result<(), ErrorCode> {
+        let chunk = match sender.try_send(chunk) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(ErrorCode::WorkerLost),
+            Err(mpsc::error::TrySendError::Full(chunk)) => chunk,
+        };
+        // The client is slower than SQLite. Not on a runtime's thread: this is a SQLite thread.
+        let room = self.runtime.block_on(async {
+            tokio::time::timeout_at(self.control.deadline().into(), sender.reserve()).await
+        });
+        match room {
+            Ok(Ok(permit)) => {
+                permit.send(chunk);
+                Ok(())
+            }
+            Ok(Err(_)) => Err(ErrorCode::WorkerLost),
+            Err(_) => Err(ErrorCode::DeadlineExceeded),
+        }
+    }
+}

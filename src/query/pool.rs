@@ -1,0 +1,333 @@
+//! Open connections, kept by generation.
+//!
+//! A connection in the pool is surely of the generation it is kept under: see [`Pool::open`]. So a query
+//! that expects that generation takes it without asking the file system anything. The whole is bounded
+//! in connections (open files) and in the memory that idle ones hold; the least recently used go first.
+
+use std::{collections::HashMap, os::unix::fs::FileExt, sync::Arc};
+
+use parking_lot::Mutex;
+use springhouse_fuse::store::Generation;
+use springhouse_gateway::api::error::{ApiError, ErrorCode};
+
+use super::{
+    QuerySettings,
+    control::Control,
+    errors::{self, SqliteError},
+    files::{OpenFile, SegmentFiles},
+    memory,
+    metrics::Metrics,
+    sandbox::Sandbox,
+};
+
+/// Length of a database's header.
+const HEADER_BYTES: usize = 100;
+/// How every SQLite file starts.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// A connection at work; give it back or drop it (then it is closed).
+#[derive(Debug)]
+pub(super) struct Pooled {
+    key: Key,
+    sandbox: Sandbox,
+    /// What it holds of SQLite's memory, as of the last time it was given back.
+    held: i64,
+    /// One of the `connections_max`; freed with it.
+    _slot: Slot,
+}
+
+impl Pooled {
+    pub(super) fn generation(&self) -> Generation {
+        self.key.generation
+    }
+
+    pub(super) fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    path: Arc<str>,
+    generation: Generation,
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Idle {
+    pooled: Pooled,
+    last_used: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: HashMap<Key, Vec<Idle>>,
+    idle_count: usize,
+    idle_bytes: i64,
+    clock: u64,
+}
+
+impl State {
+    /// The most recently used one of `key`: its page cache is the warmest.
+    fn take(&mut self, key: &Key) -> Option<Pooled> {
+        let list = self.idle.get_mut(key)?;
+        let idle = list.pop();
+        if list.is_empty() {
+            self.idle.remove(key);
+        }
+        let pooled = idle?.pooled;
+        self.idle_count -= 1;
+        self.idle_bytes -= pooled.held;
+        Some(pooled)
+    }
+
+    fn take_oldest(&mut self) -> Option<Pooled> {
+        // Linear in the number of files with idle connections, a few hundred; only where one is opened
+        // or memory is short, both far dearer.
+        let key = self
+            .idle
+            .iter()
+            .filter_map(|(key, list)| list.first().map(|idle| (idle.last_used, key)))
+            .min_by_key(|(last_used, _)| *last_used)
+            .map(|(_, key)| key.clone())?;
+        let list = self.idle.get_mut(&key)?;
+        let pooled = list.remove(0).pooled;
+        if list.is_empty() {
+            self.idle.remove(&key);
+        }
+        self.idle_count -= 1;
+        self.idle_bytes -= pooled.held;
+        Some(pooled)
+    }
+}
+
+/// Counts one connection for as long as it lives.
+#[derive(Debug)]
+struct Slot(prometheus::IntGauge);
+
+impl Slot {
+    fn new(gauge: &prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pool {
+    settings: QuerySettings,
+    files: Arc<dyn SegmentFiles>,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+impl Pool {
+    pub(super) fn new(settings: QuerySettings, files: Arc<dyn SegmentFiles>, metrics: Metrics) -> Self {
+        Self { settings, files, metrics, state: Mutex::default() }
+    }
+
+    /// A connection to the segment at `path`: of generation `expected` if one is idle, else of the one
+    /// that the store has now.
+    pub(super) fn check_out(
+        &self,
+        path: &str,
+        expected: Option<Generation>,
+        control: &Arc<Control>,
+    ) -> Result<Pooled, ApiError> {
+        let epoch = self.files.epoch()?;
+        let path: Arc<str> = path.into();
+        if let Some(generation) = expected
+            && let Some(pooled) = self.idle(&Key { path: Arc::clone(&path), generation, epoch })
+        {
+            return Ok(pooled);
+        }
+        // A name may lead to a generation that is gone for a moment; the second look finds the new one.
+        match self.check_out_current(&path, epoch, control) {
+            Err(error) if error.code == ErrorCode::SegmentReplaced => {
+                self.check_out_current(&path, epoch, control)
+            }
+            result => result,
+        }
+    }
+
+    fn check_out_current(
+        &self,
+        path: &Arc<str>,
+        epoch: u64,
+        control: &Arc<Control>,
+    ) -> Result<Pooled, ApiError> {
+        let opened = self.files.open(path)?;
+        let key = Key { path: Arc::clone(path), generation: opened.generation, epoch };
+        match self.idle(&key) {
+            Some(pooled) => Ok(pooled),
+            None => self.open(key, opened, control),
+        }
+    }
+
+    fn idle(&self, key: &Key) -> Option<Pooled> {
+        let pooled = self.state.lock().take(key)?;
+        self.metrics.pool_hits.inc();
+        Some(pooled)
+    }
+
+    /// Opens a database.
+    ///
+    /// SQLite opens by path and tells nothing about the file it got. So the path's generation is asked
+    /// before and after: if both are the same, SQLite's file is of that generation too.
+    fn open(
+        &self,
+        key: Key,
+        opened: OpenFile,
+        control: &Arc<Control>,
+    ) -> Result<Pooled, ApiError> {
+        let mut header = [0; HEADER_BYTES];
+        if opened.len == 0 {
+            return Err(errors::corrupt("it is empty (0 bytes)"));
+        }
+        if opened.len < HEADER_BYTES as u64 {
+            return Err(errors::corrupt("it is not an SQLite database"));
+        }
+        opened.file.read_exact_at(&mut header, 0).map_err(|e| errors::from_io(&e))?;
+        if &header[..MAGIC.len()] != MAGIC {
+            return Err(errors::corrupt("it is not an SQLite database"));
+        }
+        // Opened as immutable, rows that are still in a log or a journal would silently be missing.
+        if header[18] == 2 || header[19] == 2 {
+            return Err(needs_checkpoint("it is in WAL mode"));
+        }
+        for ending in ["-wal", "-journal"] {
+            if self.files.exists(&format!("{}{ending}", key.path))? {
+                return Err(needs_checkpoint(&format!("there is a {ending} file beside it")));
+            }
+        }
+        let slot = self.take_slot();
+        let sandbox = Sandbox::open(&opened.path, &self.settings, control)
+            .map_err(|error| self.api_error(&error, None, "", control))?;
+        if self.files.generation(&key.path)? != key.generation {
+            return Err(errors::replaced());
+        }
+        self.metrics.pool_opens.inc();
+        Ok(Pooled { key, sandbox, held: 0, _slot: slot })
+    }
+
+    /// Takes a connection back; `held` is what it gained in SQLite's memory since it was checked out.
+    pub(super) fn give_back(&self, mut pooled: Pooled, held: i64) {
+        pooled.sandbox.set_control(None);
+        pooled.held += held;
+        let mut closing = Vec::new();
+        {
+            let mut state = self.state.lock();
+            if self.files.epoch() != Ok(pooled.key.epoch) {
+                closing.push(pooled);
+            } else {
+                state.clock += 1;
+                let last_used = state.clock;
+                state.idle_count += 1;
+                state.idle_bytes += pooled.held;
+                let key = pooled.key.clone();
+                state.idle.entry(key.clone()).or_default().push(Idle { pooled, last_used });
+                if state.idle.get(&key).is_some_and(|list| list.len() > self.settings.connections_per_file_max) {
+                    closing.extend(state.take(&key));
+                }
+                let bytes_max = i64::try_from(self.settings.idle_memory_bytes).unwrap_or(i64::MAX);
+                while state.idle_bytes > bytes_max {
+                    closing.extend(state.take_oldest());
+                }
+            }
+            self.metrics.idle_memory.set(state.idle_bytes);
+        }
+        self.close(closing);
+    }
+
+    /// Closes the idle connections of one generation.
+    pub(super) fn forget(&self, path: &str, generation: Generation) {
+        let mut closing = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let keys: Vec<Key> = state
+                .idle
+                .keys()
+                .filter(|key| &*key.path == path && key.generation == generation)
+                .cloned()
+                .collect();
+            for key in keys {
+                while let Some(pooled) = state.take(&key) {
+                    closing.push(pooled);
+                }
+            }
+        }
+        self.close(closing);
+    }
+
+    /// Closes every idle connection.
+    pub(super) fn clear(&self) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.idle_count = 0;
+            state.idle_bytes = 0;
+            self.metrics.idle_memory.set(0);
+            std::mem::take(&mut state.idle)
+        };
+        self.close(idle.into_values().flatten().map(|idle| idle.pooled).collect());
+    }
+
+    /// Closes idle connections until one more may be opened. Each running query has one, and there are
+    /// at least as many slots as threads.
+    fn take_slot(&self) -> Slot {
+        let slots = i64::try_from(self.settings.connections_max).unwrap_or(i64::MAX);
+        let mut closing = Vec::new();
+        let slot = {
+            let mut state = self.state.lock();
+            while self.metrics.connections.get() - closing.len() as i64 >= slots
+                && let Some(pooled) = state.take_oldest()
+            {
+                closing.push(pooled);
+            }
+            self.metrics.idle_memory.set(state.idle_bytes);
+            Slot::new(&self.metrics.connections)
+        };
+        self.close(closing);
+        slot
+    }
+
+    /// Outside the lock (closing is a system call), and not to the credit of the running query.
+    fn close(&self, closing: Vec<Pooled>) {
+        if !closing.is_empty() {
+            self.metrics.pool_evictions.inc_by(closing.len() as u64);
+            memory::uncounted(|| drop(closing));
+        }
+    }
+
+    /// The API's error for what SQLite said on a connection.
+    pub(super) fn api_error(
+        &self,
+        error: &SqliteError,
+        sandbox: Option<&Sandbox>,
+        sql: &str,
+        control: &Control,
+    ) -> ApiError {
+        errors::from_sqlite(
+            error,
+            errors::Context {
+                sql,
+                denial: sandbox.and_then(Sandbox::take_denial),
+                stop: control.stop(),
+                value_bytes: self.settings.sql.value_bytes,
+                memory_bytes: self.settings.query_memory_bytes,
+            },
+        )
+    }
+}
+
+fn needs_checkpoint(why: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::SegmentCorrupt,
+        format!("the segment is not finished: {why}; checkpoint it and set journal_mode=DELETE (VACUUM INTO does both)"),
+    )
+}

@@ -1,0 +1,219 @@
+//! One query on one connection.
+
+use std::{
+    ffi::CString,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use springhouse_fuse::store::Generation;
+use springhouse_gateway::api::{
+    error::{ApiError, ErrorCode},
+    types::Params,
+};
+
+use super::{
+    QuerySettings,
+    answer::Sender,
+    control::Control,
+    encode::{Encoder, Format, RowError},
+    errors::{self, SqliteError},
+    params,
+    pool::Pool,
+    raw::{self, Statement},
+    sandbox::Sandbox,
+};
+
+/// What is asked of the engine.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The segment's path below the store's root.
+    pub path: String,
+    /// The generation in the catalog; one that is found newer in the store is answered from.
+    pub expected: Option<Generation>,
+    /// One statement.
+    pub sql: String,
+    /// Its parameters.
+    pub params: Params,
+    /// Stop after so many rows and say that more would come.
+    pub rows_max: Option<u64>,
+    /// How the answer is written.
+    pub format: Format,
+    /// When it must be done, the time in the queue included.
+    pub deadline: Instant,
+}
+
+/// The first chunk goes out after so many bytes or so long; small answers go out whole.
+const FIRST_CHUNK_BYTES: usize = 16 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_AGE: Duration = Duration::from_millis(20);
+
+/// How a query that began to answer ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) error: Option<ErrorCode>,
+    /// The connection must not be used again.
+    pub(super) spoilt: bool,
+}
+
+/// A query that failed before its first row.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: ApiError,
+    pub(super) spoilt: bool,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self { error, spoilt: false }
+    }
+}
+
+
+pub(super) struct Run<'a> {
+    pub(super) settings: &'a QuerySettings,
+    pub(super) pool: &'a Pool,
+    pub(super) query: &'a Query,
+    pub(super) control: &'a Arc<Control>,
+    pub(super) sandbox: &'a Sandbox,
+    pub(super) generation: Generation,
+}
+
+impl Run<'_> {
+    /// Runs it. Before the first row it fails as a whole; after it, the answer itself says so.
+    pub(super) fn run(&self, sender: &mut Sender) -> Result<Outcome, Failure> {
+        let (sql, mut statement) = self.prepare()?;
+        self.bind(&statement)?;
+        let columns = statement.columns().map_err(|e| self.failure(&e))?;
+        let mut more = statement.step().map_err(|e| self.failure(&e))?;
+
+        let row_bytes_max = u64::from(self.settings.sql.value_bytes).saturating_mul(2).max(1 << 20);
+        let mut encoder =
+            Encoder::new(self.query.format, self.settings.answer_bytes_max, row_bytes_max);
+        encoder.head(self.generation, &columns);
+        let mut spoilt = false;
+        let mut error = None;
+        let mut chunk_bytes = FIRST_CHUNK_BYTES;
+        let mut chunk_start = Instant::now();
+        loop {
+            if !more {
+                encoder.end(false);
+                break;
+            }
+            if Some(encoder.rows()) == self.query.rows_max {
+                encoder.end(true);
+                break;
+            }
+            match self.row(&mut encoder, &mut statement) {
+                Ok(next) => more = next,
+                Err(failure) => {
+                    spoilt = failure.spoilt;
+                    encoder.fail(&failure.error);
+                    error = Some(failure.error.code);
+                    break;
+                }
+            }
+            if encoder.ready() >= chunk_bytes || chunk_start.elapsed() >= CHUNK_AGE {
+                if let Err(stop) = sender.send(encoder.take(), self.generation) {
+                    let bytes = encoder.bytes();
+                    return Ok(Outcome { rows: encoder.rows(), bytes, error: Some(stop), spoilt });
+                }
+                chunk_bytes = CHUNK_BYTES;
+                chunk_start = Instant::now();
+            }
+        }
+        if !spoilt {
+            self.sandbox.keep(sql, statement);
+        }
+        let bytes = encoder.bytes();
+        let sent = sender.finish(encoder.take(), self.generation);
+        Ok(Outcome { rows: encoder.rows(), bytes, error: error.or(sent.err()), spoilt })
+    }
+
+    /// Writes the current row and steps to the next.
+    fn row(&self, encoder: &mut Encoder, statement: &mut Statement<'_>) -> Result<bool, Failure> {
+        if encoder.rows() >= self.settings.rows_max {
+            return Err(Failure::from(ApiError::new(
+                ErrorCode::RowLimit,
+                format!("the answer has more than {} rows; the rows before are here", self.settings.rows_max),
+            )));
+        }
+        // The progress handler counts instructions of one step; many short steps never get that far.
+        if let Some(stop) = self.control.stop() {
+            return Err(errors::stopped(stop).into());
+        }
+        let values = (0..statement.column_count()).map(|column| statement.value(column));
+        encoder.row(values).map_err(|error| match error {
+            RowError::Limit(error) => error.into(),
+            RowError::Value(error) => self.failure(&error),
+        })?;
+        statement.step().map_err(|e| self.failure(&e))
+    }
+
+    /// The one statement, from the connection's kept ones or compiled.
+    fn prepare(&self) -> Result<(CString, Statement<'_>), Failure> {
+        let bad = |why: String| Failure::from(ApiError::new(ErrorCode::SqlError, why));
+        let sql = self.query.sql.trim();
+        if sql.len() > self.settings.sql.statement_bytes as usize {
+            return Err(bad(format!(
+                "the statement is {} bytes long; at most {} are allowed",
+                sql.len(),
+                self.settings.sql.statement_bytes
+            )));
+        }
+        let Some(text) = raw::c_string(sql) else {
+            return Err(bad("the statement holds a NUL character".into()));
+        };
+        if let Some(statement) = self.sandbox.kept(&text) {
+            return Ok((text, statement));
+        }
+        let mut only = None;
+        let mut at = 0;
+        while at < sql.len() {
+            if let Some(stop) = self.control.stop() {
+                return Err(errors::stopped(stop).into());
+            }
+            match self.sandbox.compile(&text, at) {
+                Ok((Some(_), _)) if only.is_some() => {
+                    return Err(bad("there is more than one statement".into()));
+                }
+                Ok((statement, end)) => {
+                    only = only.or(statement);
+                    at = end.max(at + 1);
+                }
+                Err(_) if only.is_some() => {
+                    self.sandbox.take_denial();
+                    return Err(bad("there is more than one statement".into()));
+                }
+                Err(error) => return Err(self.failure(&error)),
+            }
+        }
+        let Some(statement) = only else { return Err(bad("there is no statement".into())) };
+        if !statement.is_readonly() || statement.column_count() == 0 {
+            return Err(ApiError::new(
+                ErrorCode::SqlForbidden,
+                "only statements that read and give rows are allowed: SELECT, VALUES, WITH, EXPLAIN and some PRAGMAs",
+            )
+            .into());
+        }
+        Ok((text, statement))
+    }
+
+    fn bind(&self, statement: &Statement<'_>) -> Result<(), Failure> {
+        let names: Vec<_> =
+            (1..=statement.parameter_count()).map(|at| statement.parameter_name(at)).collect();
+        for (at, value) in params::resolve(&self.query.params, &names)?.iter().enumerate() {
+            statement.bind(at + 1, value).map_err(|e| self.failure(&e))?;
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: &SqliteError) -> Failure {
+        Failure {
+            error: self.pool.api_error(error, Some(self.sandbox), self.query.sql.trim(), self.control),
+            spoilt: error.spoils_connection(),
+        }
+    }
+}

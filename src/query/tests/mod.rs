@@ -1,0 +1,159 @@
+//! Tests of the engine as a whole: a directory of databases, an engine over it, answers as JSON.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use prometheus::Registry;
+use serde_json::Value as Json;
+use springhouse_fuse::store::{Generation, generation_of};
+use springhouse_gateway::api::{
+    error::{ApiError, ErrorCode},
+    types::Params,
+};
+use tempfile::TempDir;
+
+use super::{Engine, Format, OpenFile, Query, QuerySettings, SegmentFiles, from_io, init};
+
+mod damage;
+mod encoding;
+mod limits;
+mod pool;
+mod sandbox;
+
+/// A directory as a store; counts what is asked of it.
+#[derive(Debug)]
+pub(super) struct Dir {
+    root: PathBuf,
+    calls: AtomicU64,
+    epoch: AtomicU64,
+}
+
+impl SegmentFiles for Dir {
+    fn epoch(&self) -> Result<u64, ApiError> {
+        Ok(self.epoch.load(Ordering::Relaxed))
+    }
+
+    fn open(&self, path: &str) -> Result<OpenFile, ApiError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let path = self.root.join(&path[1..]);
+        let file = File::open(&path).map_err(|e| from_io(&e))?;
+        let metadata = file.metadata().map_err(|e| from_io(&e))?;
+        Ok(OpenFile { path, generation: generation_of(&metadata), len: metadata.len(), file })
+    }
+
+    fn generation(&self, path: &str) -> Result<Generation, ApiError> {
+        let metadata = self.root.join(&path[1..]).metadata().map_err(|e| from_io(&e))?;
+        Ok(generation_of(&metadata))
+    }
+
+    fn exists(&self, path: &str) -> Result<bool, ApiError> {
+        Ok(self.root.join(&path[1..]).exists())
+    }
+}
+
+pub(super) struct Bench {
+    pub(super) engine: Engine,
+    pub(super) files: Arc<Dir>,
+    pub(super) registry: Registry,
+    dir: TempDir,
+}
+
+pub(super) fn settings() -> QuerySettings {
+    QuerySettings { threads: 2, ..QuerySettings::default() }
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(super) fn with(settings: QuerySettings) -> Self {
+        init().expect("SQLite fits");
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("a path");
+        let files = Arc::new(Dir { root, calls: AtomicU64::new(0), epoch: AtomicU64::new(0) });
+        let registry = Registry::new();
+        let engine =
+            Engine::start(settings, files.clone(), &registry).expect("an engine");
+        Self { engine, files, registry, dir }
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A database `name` made by `sql`.
+    pub(super) fn database(&self, name: &str, sql: &str) {
+        make_database(&self.path(name), sql);
+    }
+
+    pub(super) async fn raw(&self, query: Query) -> Result<(Generation, String), ApiError> {
+        let answer = self.engine.query(query).await?;
+        let generation = answer.generation;
+        let mut body = Vec::new();
+        let mut stream = std::pin::pin!(answer.into_stream());
+        while let Some(Ok(chunk)) = stream.next().await {
+            body.extend_from_slice(&chunk);
+        }
+        Ok((generation, String::from_utf8(body).expect("UTF-8")))
+    }
+
+    pub(super) async fn json(&self, query: Query) -> Result<Json, ApiError> {
+        let (_, body) = self.raw(query).await?;
+        Ok(serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
+    }
+
+    /// The answer to `sql` on `/a.sqlite`.
+    pub(super) async fn ask(&self, sql: &str) -> Result<Json, ApiError> {
+        self.json(query("/a.sqlite", sql)).await
+    }
+
+    /// The rows; a failure in the stream is a failure.
+    pub(super) async fn rows(&self, sql: &str) -> Result<Json, ApiError> {
+        let mut answer = self.ask(sql).await?;
+        match answer.get("error") {
+            Some(error) => Err(serde_json::from_value(error.clone()).expect("an error")),
+            None => Ok(answer["rows"].take()),
+        }
+    }
+
+    pub(super) async fn code(&self, sql: &str) -> Option<ErrorCode> {
+        self.rows(sql).await.err().map(|error| error.code)
+    }
+
+    pub(super) fn counter(&self, name: &str) -> f64 {
+        self.registry
+            .gather()
+            .iter()
+            .filter(|family| family.name() == name)
+            .flat_map(|family| family.get_metric())
+            .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
+            .sum()
+    }
+}
+
+pub(super) fn make_database(path: &Path, sql: &str) {
+    init().expect("SQLite fits");
+    let connection = rusqlite::Connection::open(path).expect("a database");
+    connection.execute_batch(sql).expect(sql);
+}
+
+pub(super) fn query(path: &str, sql: &str) -> Query {
+    Query {
+        path: path.into(),
+        expected: None,
+        sql: sql.into(),
+        params: Params::default(),
+        rows_max: None,
+        format: Format::Json,
+        deadline: Instant::now() + Duration::from_secs(20),
+    }
+}

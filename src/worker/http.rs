@@ -1,0 +1,226 @@
+//! The worker's HTTP service.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Path, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use prometheus::{Registry, TextEncoder};
+use springhouse_fuse::store::{Generation, StorePath};
+use springhouse_gateway::{
+    api::{
+        error::{ApiError, ErrorCode},
+        types::{
+            DEADLINE_HEADER, EXPECTED_GENERATION_HEADER, GENERATION_HEADER, PATH_HEADER, QueryRequest,
+            WORKER_HEADER,
+        },
+    },
+    segment::SegmentId,
+};
+use tokio::sync::watch;
+
+use super::{accept::negotiate, lease::LeaseState};
+use crate::{
+    mount::ControlClient,
+    query::{Engine, Query, SegmentFiles},
+};
+
+/// Answer header: time to the first row (to the end, for a small answer), in us.
+const ELAPSED_HEADER: HeaderName = HeaderName::from_static("springhouse-elapsed-us");
+/// Most bytes of a request: the statement and its parameters.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: HeaderValue,
+    pub(super) engine: Arc<Engine>,
+    pub(super) files: Arc<dyn SegmentFiles>,
+    pub(super) registry: Registry,
+    pub(super) secret: Option<String>,
+    pub(super) timeout_max: Duration,
+    pub(super) lease: watch::Receiver<LeaseState>,
+    pub(super) stopping: AtomicBool,
+    /// Of the own mount, whose figures are shown with the worker's.
+    pub(super) mount: Option<ControlClient>,
+}
+
+pub(super) fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/v1/segments/{id}/query", post(query))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&service), authorize))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(ErrorCode::MethodNotAllowed, "this path exists, but not for this method")
+        })
+        .fallback(|| async { ApiError::new(ErrorCode::NotFound, "a worker has no such path") })
+        .with_state(service)
+}
+
+/// Only who knows the cluster secret may ask; compared in a time that tells nothing about it.
+async fn authorize(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    if let Some(secret) = &service.secret {
+        let given = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+            .unwrap_or_default();
+        let same = given.len() == secret.len()
+            && given.iter().zip(secret.as_bytes()).fold(0, |bits, (a, b)| bits | (a ^ b)) == 0;
+        if !same {
+            return ApiError::new(ErrorCode::Unauthorized, "the cluster secret is missing or wrong")
+                .into_response();
+        }
+    }
+    next.run(request).await
+}
+
+async fn query(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let arrived = Instant::now();
+    let mut response = match answer(&service, &id, &headers, body, arrived).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    let elapsed = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+    response.headers_mut().insert(ELAPSED_HEADER, HeaderValue::from(elapsed));
+    response.headers_mut().insert(WORKER_HEADER, service.name.clone());
+    response
+}
+
+async fn answer(
+    service: &Service,
+    id: &str,
+    headers: &HeaderMap,
+    body: Body,
+    arrived: Instant,
+) -> Result<Response, ApiError> {
+    let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
+    let id = SegmentId::parse(id).map_err(|e| bad(e.to_string()))?;
+    let path = path_of(&id, text(headers, PATH_HEADER)?)?;
+    let expected = match text(headers, EXPECTED_GENERATION_HEADER)? {
+        Some(digits) => Some(
+            Generation::parse(digits).ok_or_else(|| bad(format!("{digits:?} is not a generation")))?,
+        ),
+        None => None,
+    };
+    let left = match text(headers, DEADLINE_HEADER)? {
+        Some(digits) => {
+            Some(digits.parse::<u64>().map_err(|_| bad(format!("{digits:?} is no time in ms")))?)
+        }
+        None => None,
+    };
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = negotiate(accept)?;
+    if let Some(kind) = text(headers, header::CONTENT_TYPE.as_str())?
+        && !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    {
+        return Err(ApiError::new(
+            ErrorCode::UnsupportedMediaType,
+            format!("the body is {kind}; it must be application/json"),
+        ));
+    }
+    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
+        ApiError::new(
+            ErrorCode::RequestTooLarge,
+            format!("the request was cut short or is longer than {BODY_BYTES_MAX} bytes"),
+        )
+    })?;
+    let request: QueryRequest =
+        serde_json::from_slice(&body).map_err(|e| bad(format!("the body is not a query: {e}")))?;
+    let timeout = [left, request.timeout_ms]
+        .into_iter()
+        .flatten()
+        .map(Duration::from_millis)
+        .fold(service.timeout_max, Duration::min);
+    let answer = service
+        .engine
+        .query(Query {
+            path,
+            expected,
+            sql: request.sql,
+            params: request.params,
+            rows_max: request.max_rows,
+            format,
+            deadline: arrived + timeout,
+        })
+        .await?;
+    let generation = HeaderValue::try_from(answer.generation.to_string())
+        .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+    let body = match answer.whole() {
+        Some(bytes) => Body::from(bytes),
+        None => Body::from_stream(answer.into_stream()),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response.headers_mut().insert(GENERATION_HEADER, generation);
+    Ok(response)
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiError> {
+    match headers.get(name).map(HeaderValue::to_str) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(ApiError::new(ErrorCode::BadRequest, format!("header {name} is not ASCII"))),
+    }
+}
+
+/// The segment's path: as the gateway says, if it is a clean one of that segment, else where the layout
+/// puts it.
+fn path_of(id: &SegmentId, given: Option<&str>) -> Result<String, ApiError> {
+    let Some(given) = given else { return Ok(id.path_in(&id.canonical_dir())) };
+    let bad = |why: String| ApiError::new(ErrorCode::BadRequest, format!("header {PATH_HEADER}: {why}"));
+    let path = StorePath::parse(given).map_err(|e| bad(e.to_string()))?;
+    if path.as_str() != given {
+        return Err(bad(format!("{given:?} is not a clean path; {path} is")));
+    }
+    if SegmentId::from_file_name(path.name()).as_ref() != Some(id) {
+        return Err(bad(format!("{given:?} is not a path of segment {id}")));
+    }
+    Ok(path.as_str().to_owned())
+}
+
+async fn ready(State(service): State<Arc<Service>>) -> Response {
+    let why = if service.stopping.load(Ordering::Relaxed) {
+        "shutting down".to_owned()
+    } else if let Err(error) = service.files.epoch() {
+        error.message
+    } else {
+        match &*service.lease.borrow() {
+            LeaseState::Held => return (StatusCode::OK, "ok\n").into_response(),
+            LeaseState::Asking => "waiting for a lease".to_owned(),
+            LeaseState::Unanswered(reason) => format!("no lease: {reason}"),
+            LeaseState::Refused(reason) => format!("no lease, refused for good: {reason}"),
+        }
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    let mut body = match TextEncoder::new().encode_to_string(&service.registry.gather()) {
+        Ok(body) => body,
+        Err(error) => return ApiError::new(ErrorCode::Internal, error.to_string()).into_response(),
+    };
+    if let Some(mount) = &service.mount {
+        body.push_str(&super::mount_metrics(mount).await);
+    }
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], body).into_response()
+}

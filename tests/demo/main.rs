@@ -1,0 +1,142 @@
+//! `make demo`: segments in a store, `springhouse serve` over it, and three queries through the gateway.
+//!
+//! `demo [--store file|hdfs] [--once]`
+
+#![allow(unreachable_pub, reason = "a binary of modules, each of which is its own public")]
+#![allow(clippy::print_stdout, reason = "printing is what a demo does")]
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "a demo needs only a part of the harness")]
+mod harness;
+
+mod cost;
+mod queries;
+mod screen;
+mod store;
+
+use harness::{
+    block_on,
+    cluster::{self, Serve},
+    hdfs::{Hdfs, HdfsDir},
+    need::Need,
+};
+
+/// Segments of a demo come and go with it: no reason to look for new ones often.
+const DISCOVERY_INTERVAL: &str = "60s";
+const DISCOVERED_LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StoreKind {
+    File,
+    Hdfs,
+}
+
+fn main() -> ExitCode {
+    let (kind, once) = match arguments() {
+        Ok(asked) => asked,
+        Err(why) => {
+            eprintln!("demo: {why}; usage: demo [--store file|hdfs] [--once]");
+            return ExitCode::from(2);
+        }
+    };
+    // The harness panics with what went wrong, for tests; here the message is enough.
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = std::panic::catch_unwind(|| demo(kind, once)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("stopped").to_owned())
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("demo: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<(StoreKind, bool), String> {
+    let (mut kind, mut once) = (StoreKind::File, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--once" => once = true,
+            "--store" => match words.next().as_deref() {
+                Some("file") => kind = StoreKind::File,
+                Some("hdfs") => kind = StoreKind::Hdfs,
+                other => return Err(format!("{:?} is not a kind of store", other.unwrap_or_default())),
+            },
+            other => return Err(format!("unknown argument {other:?}")),
+        }
+    }
+    Ok((kind, once))
+}
+
+fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
+    let fuse = Need::Fuse.check();
+    if kind == StoreKind::Hdfs {
+        // Said before minutes of work are spent.
+        Need::Hdfs.check().map_err(|missing| format!("STORE=hdfs: {missing}"))?;
+        fuse.clone().map_err(|missing| format!("STORE=hdfs needs a FUSE mount: {missing}"))?;
+    }
+    screen::title("Springhouse: SQL over SQLite segments, read in place");
+
+    let segments = store::make_or_find()?;
+    let note = segments.made_in.map_or("kept from the last run".into(), |t| format!("made in {:.1} s", t.as_secs_f64()));
+    screen::fact("segments", &format!("{} files, {} ({note})", segments.files, screen::bytes(segments.bytes)));
+
+    let in_hdfs = (kind == StoreKind::Hdfs).then(|| copy_to_hdfs(&segments));
+    let url = in_hdfs.as_ref().map_or_else(|| format!("file://{}", segments.root.display()), HdfsDir::url);
+    screen::fact("store", &url);
+    match &fuse {
+        Ok(()) => screen::fact("access", "a FUSE mount, with a block cache"),
+        Err(missing) => screen::fact("access", &format!("the files directly, because there is {missing}")),
+    }
+
+    let started = Instant::now();
+    let serve = Serve::at(&listen_address(), &url, &["--discovery-interval", DISCOVERY_INTERVAL, "--log", "warn"]);
+    let api = serve.api();
+    harness::within(DISCOVERED_LIMIT, || {
+        let list = api.send(reqwest::Method::GET, "/v1/segments?limit=1", &[], None).ok()?.json();
+        (list["total"].as_u64()? >= segments.files).then_some(())
+    })
+    .ok_or_else(|| format!("the gateway does not know all segments after {DISCOVERED_LIMIT:?}"))?;
+    screen::fact("gateway", &format!("{} (up, all segments known after {})", api.base(), screen::time(started.elapsed())));
+
+    let cost = cost::Meter::of(&serve, fuse.is_ok());
+    let asked = queries::all();
+    for (number, query) in asked.iter().enumerate() {
+        queries::run(number + 1, query, api, &cost)?;
+    }
+    screen::title("Try next");
+    println!("{}\n", queries::curl(&asked[asked.len() - 1], api.base()));
+    if !once {
+        println!("Serving until Ctrl-C.");
+        block_on(tokio::signal::ctrl_c()).map_err(|e| format!("cannot wait for Ctrl-C: {e}"))?;
+        println!();
+    }
+    drop(serve);
+    Ok(())
+}
+
+fn copy_to_hdfs(segments: &store::Segments) -> HdfsDir {
+    let started = Instant::now();
+    let hdfs = Arc::new(Hdfs::own());
+    screen::fact("HDFS", &format!("a NameNode and two DataNodes, up in {}", screen::time(started.elapsed())));
+    let started = Instant::now();
+    let dir = hdfs.dir("segments");
+    dir.put_tree(&segments.root, Some(store::HDFS_BLOCK_BYTES));
+    screen::fact("copied", &format!("in {}", screen::time(started.elapsed())));
+    dir
+}
+
+/// The gateway's usual port if it is free.
+fn listen_address() -> String {
+    let usual = "127.0.0.1:6110";
+    if std::net::TcpListener::bind(usual).is_ok() { usual.into() } else { cluster::free_address() }
+}

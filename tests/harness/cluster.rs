@@ -1,0 +1,203 @@
+//! The product's servers as processes on free ports.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use super::{
+    http::{Api, Reply},
+    ports,
+    process::{Process, Signal},
+    springhouse_binary, within,
+};
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// `springhouse serve`: gateway and cold worker in one process.
+pub struct Serve {
+    server: Server,
+}
+
+/// `springhouse gateway`.
+pub struct Gateway {
+    server: Server,
+}
+
+/// `springhouse worker --tier cold`.
+pub struct Worker {
+    process: Process,
+    name: String,
+}
+
+/// A process with an API, a data directory, and the arguments to start it again.
+struct Server {
+    process: Process,
+    api: Api,
+    role: &'static str,
+    args: Vec<String>,
+    data: tempfile::TempDir,
+}
+
+impl Serve {
+    /// Serves `store`; returns when it is ready for queries.
+    pub fn of(store: &str) -> Self {
+        Self::with(store, &[])
+    }
+
+    pub fn with(store: &str, args: &[&str]) -> Self {
+        Self::at(&free_address(), store, args)
+    }
+
+    /// At an address of the caller's.
+    pub fn at(address: &str, store: &str, args: &[&str]) -> Self {
+        let mut serve = Self { server: Server::start("serve", store, address, args) };
+        serve.server.wait_ready();
+        serve
+    }
+
+    pub fn api(&self) -> &Api {
+        &self.server.api
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway of `store`; returns when it answers (it may be warming for a while).
+    pub fn of(store: &str) -> Self {
+        Self::with(store, &[])
+    }
+
+    /// With further arguments. Leases are short, so that a test need not wait long for a lost worker.
+    pub fn with(store: &str, args: &[&str]) -> Self {
+        let args: Vec<&str> = ["--lease-ttl", "2s", "--discovery-interval", "300ms"].iter().chain(args).copied().collect();
+        let mut gateway = Self { server: Server::start("gateway", store, &free_address(), &args) };
+        gateway.server.wait_live();
+        gateway
+    }
+
+    pub fn api(&self) -> &Api {
+        &self.server.api
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
+    }
+
+    /// The data directory's parent.
+    pub fn data(&self) -> &Path {
+        self.server.data.path()
+    }
+
+    /// SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        self.server.process.kill();
+    }
+
+    /// Starts the killed gateway again on the same port and data; returns when it answers.
+    pub fn start_again(&mut self) {
+        self.server.start_again();
+        self.server.wait_live();
+    }
+
+    /// Waits until exactly these workers are live.
+    pub fn wait_workers(&self, names: &[&str]) {
+        let live = || -> Vec<String> {
+            let workers = self.api().get("/v1/workers").json();
+            let live = workers["workers"].as_array().expect("a list of workers").iter().filter(|w| w["live"] == true);
+            live.map(|w| w["name"].as_str().expect("a name").to_owned()).collect()
+        };
+        let mut wanted: Vec<&str> = names.to_vec();
+        wanted.sort_unstable();
+        let seen = within(READY_LIMIT, || (live() == wanted).then_some(()));
+        assert!(seen.is_some(), "live workers are {:?}, not {wanted:?}\n{}", live(), self.server.process.transcript());
+    }
+}
+
+impl Worker {
+    /// Starts a cold worker called `name` of `store`. See [`Gateway::wait_workers`].
+    pub fn of(store: &str, gateway: &Gateway, name: &str) -> Self {
+        Self::with(store, gateway, name, &[])
+    }
+
+    pub fn with(store: &str, gateway: &Gateway, name: &str, args: &[&str]) -> Self {
+        let mut command = springhouse();
+        command.args(["worker", "--tier", "cold", "--store", store, "--worker-name", name]);
+        command.args(["--gateway", gateway.api().base()]).args(args);
+        Self { process: Process::start(&format!("worker {name}"), command), name: name.into() }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Freezes it: connections stay open, nothing answers.
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::Stop);
+    }
+}
+
+impl Server {
+    fn start(role: &'static str, store: &str, address: &str, args: &[&str]) -> Self {
+        let data = super::scratch();
+        let data_path = data.path().join("data").display().to_string();
+        let own = ["--store", store, "--listen", address, "--data", &data_path];
+        let args: Vec<String> = own.iter().chain(args).map(ToString::to_string).collect();
+        let api = Api::new(&format!("http://{address}"));
+        Self { process: start(role, &args), api, role, args, data }
+    }
+
+    fn start_again(&mut self) {
+        self.process = start(self.role, &self.args);
+    }
+
+    fn wait_live(&mut self) {
+        self.wait("/livez");
+    }
+
+    fn wait_ready(&mut self) {
+        self.wait("/readyz");
+    }
+
+    fn wait(&mut self, path: &str) {
+        let up = within(READY_LIMIT, || {
+            if self.process.exited().is_some() {
+                return Some(false);
+            }
+            let reply = self.api.send(reqwest::Method::GET, path, &[], None);
+            matches!(reply, Ok(Reply { status: 200, .. })).then_some(true)
+        });
+        assert_eq!(up, Some(true), "{} does not answer {path}\n{}", self.role, self.process.transcript());
+    }
+}
+
+fn start(role: &str, args: &[String]) -> Process {
+    let mut command = springhouse();
+    command.arg(role).args(args);
+    Process::start(role, command)
+}
+
+/// `host:port` that nobody listens on.
+pub fn free_address() -> String {
+    format!("127.0.0.1:{}", ports::free())
+}
+
+/// The binary, without settings from this process's environment.
+pub fn springhouse() -> Command {
+    let mut command = Command::new(springhouse_binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SPRINGHOUSE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}

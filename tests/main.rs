@@ -1,0 +1,43 @@
+//! End to end: real HDFS daemons, real mounts, real HTTP. A file for each promise.
+//!
+//! `cargo test --test e2e -- NAME` runs the tests whose names hold NAME, `-- --list` lists them. A test
+//! whose needs this host cannot meet is skipped with the reason; under `CI=true` it fails.
+
+#![allow(missing_docs, reason = "tests are named after what they promise")]
+#![allow(unreachable_pub, reason = "a binary of modules, each of which is its own public")]
+#![allow(clippy::print_stdout, reason = "it is what a test binary does")]
+
+use std::process::ExitCode;
+
+mod arrows;
+mod bad_input;
+mod cluster_faults;
+mod config;
+mod docs;
+mod harness;
+mod hostile_sql;
+mod mount_faults;
+mod mount_reads;
+mod query;
+mod registry;
+mod selftest;
+mod store_contract;
+
+/// Those that take longest first, so that the last ones to end are short.
+const TESTS: [&[registry::Test]; 11] = [
+    mount_faults::TESTS,
+    mount_reads::TESTS,
+    cluster_faults::TESTS,
+    hostile_sql::TESTS,
+    query::TESTS,
+    store_contract::TESTS,
+    selftest::TESTS,
+    bad_input::TESTS,
+    config::TESTS,
+    arrows::TESTS,
+    docs::TESTS,
+];
+
+fn main() -> ExitCode {
+    registry::run()
+}
