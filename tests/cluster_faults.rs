@@ -163,7 +163,7 @@ fn secret() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         path.display().to_string()
     };
-    let (right, wrong) = (file("right", "open sesame, says Ali Baba"), file("wrong", "open barley, says Cassim"));
+    let (right, wrong) = (file("right", "open-sesame-says-Ali-Baba"), file("wrong", "open-barley-says-Cassim"));
     let gateway = Gateway::with(&url(root.path()), &["--cluster-secret-file", &right]);
     let mut refused = Worker::with(&url(root.path()), &gateway, "intruder", &["--cluster-secret-file", &wrong]);
     let mut unknown = Worker::of(&url(root.path()), &gateway, "nobody");
@@ -189,7 +189,7 @@ fn second_registry_refused() {
     let output = process::run(second, LIMIT);
     assert_eq!(output.code, Some(5), "{output:?}");
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
-    assert!(output.stderr.contains("take-over-store"), "it names the way out: {output:?}");
+    assert!(output.stderr.contains("take_over_store"), "it names the way out: {output:?}");
     assert_eq!(gateway.api().get("/livez").status, 200, "the first one does not mind");
 }
 

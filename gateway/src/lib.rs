@@ -1,6 +1,7 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `api` → `routing`, `discovery` → `registry`, `leases`, `placement` → `segment`.
+//! Imports go one way: `gateway`, `api` handlers → `routing`, `discovery` → `registry`, `leases`,
+//! `placement` → `api::types`, `api::error`, `segment`, `store`, which import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
 

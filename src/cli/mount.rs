@@ -67,9 +67,56 @@ fn as_child(args: Args) -> Result<(), Failure> {
 }
 
 fn settings(args: Args) -> Result<MountSettings, Failure> {
+    let (flags, ready_fd) = flags(args);
+    Ok(made(&configure(flags, |config| &config.log)?, ready_fd))
+}
+
+fn flags(args: Args) -> (Flags<roles::Mount>, Option<i32>) {
     let Args { mut flags, url, dir, ready_fd, .. } = args;
     flags.give("store", url, "<URL>");
     flags.give("mount_point", dir, "<DIR>");
-    let config = configure(flags, |config| &config.log)?;
-    Ok(MountSettings { ready_fd, ..config.point.mount(&config.store, &config.cache) })
+    (flags, ready_fd)
+}
+
+fn made(config: &roles::Mount, ready_fd: Option<i32>) -> MountSettings {
+    MountSettings { ready_fd, ..config.point.mount(&config.store, &config.cache) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::{Args as _, FromArgMatches};
+
+    use super::*;
+
+    /// A worker hands its child the settings as flags: none may be lost on the way.
+    #[test]
+    fn settings_survive_the_command_line() {
+        let store = "hdfs://nn:9000/a b/ü".parse().expect("a store");
+        let plain = MountSettings::new(store, "/mnt/with space");
+        let full = MountSettings {
+            deadline: Duration::from_millis(2500),
+            freshness: Duration::ZERO,
+            cache_bytes: 0,
+            block_bytes: 4096,
+            readahead_bytes_max: 12345,
+            prefetch_bytes: 67890,
+            threads: 3,
+            allow_other: Some(false),
+            allow_nonempty: true,
+            control_socket: Some("/run/x.sock".into()),
+            metrics_listen: Some("127.0.0.1:0".parse().expect("an address")),
+            ready_fd: Some(7),
+            log_file: Some("/var/log/x".into()),
+            ..plain.clone()
+        };
+        for wanted in [plain, full] {
+            let command = Args::augment_args(clap::Command::new("mount"));
+            let matches = command.try_get_matches_from(wanted.arguments()).expect("flags that exist");
+            let (flags, ready_fd) = flags(Args::from_arg_matches(&matches).expect("arguments"));
+            let (config, _) = flags.resolve().expect("good values");
+            assert_eq!(made(&config, ready_fd), wanted);
+        }
+    }
 }

@@ -137,12 +137,12 @@ mod tests {
             ],
         );
         let expected = "\
-host             n
----------------  -------------------
-example.org      9223372036854775807
-ü                                1.0
-NULL             <2 bytes>
-a\\u{1b}[2Jb\\n    Infinity
+host           n
+-------------  -------------------
+example.org    9223372036854775807
+ü                              1.0
+NULL           <2 bytes>
+a\\u{1b}[2Jb\\n  Infinity
 ";
         assert_eq!(table, expected);
     }

@@ -195,8 +195,9 @@ keys! {
         /// Without one only workers on the same host may register. As a flag it shows in the list of
         /// processes: prefer the file.
         cluster_secret: Option<Secret>,
-        /// File that holds the cluster secret; users other than its owner and group must not be able to
-        /// read it.
+        /// File that holds the cluster secret.
+        ///
+        /// Users other than its owner and group must not be able to read it.
         cluster_secret_file: Option<PathBuf>,
     }
 }
@@ -283,7 +284,7 @@ keys! {
         /// Prepared statements kept with a connection.
         statements_per_connection_max: Count<0, 1024> = "16",
         /// Most rows of an answer.
-        rows_max: Count<1, { u64::MAX }> = "1000000",
+        rows_max: Count<1, 1_000_000_000_000> = "1000000",
         /// Most bytes of an answer, as they go over the wire.
         answer_size_max: Size<{ KIB }, { 1 << 60 }> = "256MiB",
         /// Longest string, blob or row that SQLite makes; at most query_memory.

@@ -12,6 +12,7 @@ pub mod file;
 pub mod flags;
 pub mod groups;
 pub mod keys;
+mod places;
 pub mod render;
 pub mod resolve;
 pub mod roles;

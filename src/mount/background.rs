@@ -85,7 +85,9 @@ impl Said {
 
 /// For a daemon in the background: leaves the terminal's session, so that closing it ends nothing.
 pub fn detach_from_terminal() -> Result<(), Failure> {
-    setsid().map(drop).map_err(|error| Failure::new(Exit::Failed, format!("cannot leave the session: {error}")))
+    setsid()
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot leave the session: {error}")))
 }
 
 /// For a daemon that a supervisor keeps: SIGTERM when the thread that started it ends.

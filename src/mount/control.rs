@@ -64,7 +64,8 @@ fn runtime_dir() -> PathBuf {
 /// Makes the directory of the usual sockets, for this user only, and refuses one that another user made.
 pub(super) fn make_runtime_dir(socket: &Path) -> Result<()> {
     let Some(dir) = socket.parent().filter(|dir| **dir == runtime_dir()) else { return Ok(()) };
-    let failed = |error: io::Error| Error::from_io(&error, format!("control socket directory {}", dir.display()));
+    let failed =
+        |error: io::Error| Error::from_io(&error, format!("control socket directory {}", dir.display()));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let metadata = fs::symlink_metadata(dir).map_err(failed)?;
     if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {

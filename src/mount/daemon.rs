@@ -88,8 +88,8 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     };
     let (registry, gauges) =
         metrics(&fs, &store).map_err(|error| Failure::new(Exit::Internal, format!("metrics: {error}")))?;
-    let mut mounted = kernel::mount(fs.clone(), io.handle().clone(), &options)
-        .map_err(|error| Failure::mount(&error))?;
+    let mut mounted =
+        kernel::mount(fs.clone(), io.handle().clone(), &options).map_err(|error| Failure::mount(&error))?;
     let mount_id = match mounted_at(&dir) {
         Ok(Some(entry)) if entry.is_ours() => entry.id,
         _ => {

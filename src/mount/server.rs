@@ -38,15 +38,18 @@ pub(super) struct Status {
     pub(super) gauges: Gauges,
 }
 
+/// Which size a gauge shows.
+type SizeOf = fn(&MountStats) -> u64;
+
 /// Sizes, set when somebody asks.
 #[derive(Debug)]
 pub(super) struct Gauges {
-    all: Vec<(IntGauge, fn(&MountStats) -> u64)>,
+    all: Vec<(IntGauge, SizeOf)>,
 }
 
 impl Gauges {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        type Size = (&'static str, &'static str, fn(&MountStats) -> u64);
+        type Size = (&'static str, &'static str, SizeOf);
         let sizes: [Size; 6] = [
             ("springhouse_mount_inodes", "Inodes that the kernel holds", |s| s.fs.inodes as u64),
             ("springhouse_mount_open_files", "Open file handles", |s| s.fs.open_files as u64),
@@ -112,9 +115,7 @@ impl ControlSocket {
     /// Binds `path` for this user only. What lies there of a daemon that died is replaced; the mount
     /// point is known to be free, so nobody serves it.
     pub(super) fn bind(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| {
-            Error::from_io(&error, format!("control socket {}", path.display()))
-        };
+        let failed = |error: io::Error| Error::from_io(&error, format!("control socket {}", path.display()));
         make_runtime_dir(path)?;
         match fs::symlink_metadata(path) {
             Ok(there) if std::os::unix::fs::FileTypeExt::is_socket(&there.file_type()) => {

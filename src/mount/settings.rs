@@ -84,7 +84,7 @@ impl MountSettings {
     }
 
     /// The arguments of `springhouse mount` that give these settings, whatever the environment.
-    pub(super) fn arguments(&self) -> Vec<OsString> {
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = vec!["mount".into()];
         let mut flag = |name: &str, value: OsString| {
             let mut argument = OsString::from(format!("--{name}="));

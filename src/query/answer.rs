@@ -149,15 +149,17 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends the last chunk.
-    pub(super) fn finish(&mut self, bytes: Bytes, generation: Generation) -> Result<(), ErrorCode> {
+    /// Sends the last chunk, if somebody still reads.
+    pub(super) fn finish(&mut self, bytes: Bytes, generation: Generation) {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Waiting(reply) => {
-                let head = Head { generation, first: bytes, rest: None };
-                reply.send(Ok(head)).map_err(|_| ErrorCode::WorkerLost)
+                let _ = reply.send(Ok(Head { generation, first: bytes, rest: None }));
             }
-            State::Streaming(sender) => self.push(&sender, Chunk::Last(bytes)),
-            State::Done => Err(ErrorCode::WorkerLost),
+            State::Streaming(sender) => {
+                // Not in time or nobody there: the reader's side closes the answer by itself.
+                let _ = self.push(&sender, Chunk::Last(bytes));
+            }
+            State::Done => {}
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "percentile_cont", "percentile_disc", "pi", "pow", "power", "printf", "quote", "radians", "random",
     "randomblob", "rank", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim", "sign",
     "sin", "sinh", "snippet", "soundex", "sqlite_source_id", "sqlite_version", "sqrt", "strftime",
-    "string_agg", "subtype", "substr", "substring", "sum", "tan", "tanh", "time", "timediff",
+    "string_agg", "substr", "substring", "subtype", "sum", "tan", "tanh", "time", "timediff",
     "total", "total_changes", "trim", "trunc", "typeof", "unhex", "unicode", "unistr", "unistr_quote",
     "unixepoch", "unlikely", "upper", "zeroblob",
 ];

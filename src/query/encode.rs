@@ -175,7 +175,10 @@ impl Encoder {
         if self.bytes() > self.answer_bytes_max {
             return Err(ApiError::new(
                 ErrorCode::ByteLimit,
-                format!("the answer is longer than {} bytes; the rows before are here", self.answer_bytes_max),
+                format!(
+                    "the answer is longer than {} bytes; the rows before are here",
+                    self.answer_bytes_max
+                ),
             ));
         }
         if (self.buffer.len() - start) as u64 > self.row_bytes_max {

@@ -15,6 +15,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::Registry;
+use springhouse_fuse::store::Generation;
 use springhouse_gateway::api::error::{ApiError, ErrorCode};
 use tokio::{
     runtime::Handle,
@@ -244,20 +245,20 @@ impl Shared {
             Some(stop) => Err(Failure::from(errors::stopped(stop))),
             // A defect in one query must not take the thread from all others; its connection is gone.
             None => catch_unwind(AssertUnwindSafe(|| self.execute(&mut job))).unwrap_or_else(|_| {
-                Err(ApiError::new(ErrorCode::Internal, "the query failed by a defect; the log has more").into())
+                Err(ApiError::new(ErrorCode::Internal, "the query failed by a defect; the log has more")
+                    .into())
             }),
         };
-        let error = match result {
-            Ok(outcome) => {
+        // Counted before the client has the end, so that figures never lag behind what it knows.
+        let error = match &result {
+            Ok((outcome, _)) => {
                 self.metrics.rows.inc_by(outcome.rows);
                 self.metrics.bytes.inc_by(outcome.bytes);
                 outcome.error
             }
             Err(failure) => {
-                let code = failure.error.code;
                 tracing::debug!(path = %job.query.path, error = %failure.error, "query failed");
-                job.sender.refuse(failure.error);
-                Some(code)
+                Some(failure.error.code)
             }
         };
         self.metrics.seconds.observe(job.arrived.elapsed().as_secs_f64());
@@ -267,9 +268,14 @@ impl Shared {
             Some(Ok(serde_json::Value::String(code))) => self.metrics.outcome(&code),
             Some(_) => self.metrics.outcome("internal"),
         }
+        match result {
+            Ok((Outcome { last: Some(last), .. }, generation)) => job.sender.finish(last, generation),
+            Ok(_) => {} // nobody reads it any more
+            Err(failure) => job.sender.refuse(failure.error),
+        }
     }
 
-    fn execute(&self, job: &mut Job) -> Result<Outcome, Failure> {
+    fn execute(&self, job: &mut Job) -> Result<(Outcome, Generation), Failure> {
         let memory = memory::Scope::enter(self.settings.query_memory_bytes);
         let mut expected = job.query.expected;
         let mut retried = false;
@@ -300,12 +306,16 @@ impl Shared {
             } else {
                 self.pool.give_back(pooled, memory.held());
             }
+            // Of a mount that went away every connection is dead, not only this one.
+            if result.as_ref().is_err_and(|failure| failure.error.code == ErrorCode::StoreUnavailable) {
+                self.pool.forget(&job.query.path, generation);
+            }
             if !replaced {
-                return result;
+                return result.map(|outcome| (outcome, generation));
             }
             self.pool.forget(&job.query.path, generation);
             if retried {
-                return result;
+                return result.map(|outcome| (outcome, generation));
             }
             // Nothing was answered yet: once more, on what the store has now.
             retried = true;

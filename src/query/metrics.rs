@@ -24,7 +24,10 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+        fn add<C: Collector + Clone + 'static>(
+            registry: &Registry,
+            metric: C,
+        ) -> Result<C, prometheus::Error> {
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         }

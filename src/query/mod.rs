@@ -33,3 +33,6 @@ pub use self::{
     sandbox::{sqlite_compile_options, sqlite_version},
     settings::{QuerySettings, SqlLimits},
 };
+
+#[cfg(test)]
+pub(crate) use self::tests::make_database as make_test_database;

@@ -64,9 +64,8 @@ pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<V
 }
 
 fn value(json: &Json, name: &str) -> Result<Value, ApiError> {
-    let bytes = |text: &str| {
-        STANDARD.decode(text).map_err(|e| bad(format!("parameter {name} is not base64: {e}")))
-    };
+    let bytes =
+        |text: &str| STANDARD.decode(text).map_err(|e| bad(format!("parameter {name} is not base64: {e}")));
     Ok(match json {
         Json::Null => Value::Null,
         Json::Bool(truth) => Value::Integer(i64::from(*truth)),

@@ -180,12 +180,7 @@ impl Pool {
     ///
     /// SQLite opens by path and tells nothing about the file it got. So the path's generation is asked
     /// before and after: if both are the same, SQLite's file is of that generation too.
-    fn open(
-        &self,
-        key: Key,
-        opened: OpenFile,
-        control: &Arc<Control>,
-    ) -> Result<Pooled, ApiError> {
+    fn open(&self, key: Key, opened: OpenFile, control: &Arc<Control>) -> Result<Pooled, ApiError> {
         let mut header = [0; HEADER_BYTES];
         if opened.len == 0 {
             return Err(errors::corrupt("it is empty (0 bytes)"));
@@ -232,7 +227,11 @@ impl Pool {
                 state.idle_bytes += pooled.held;
                 let key = pooled.key.clone();
                 state.idle.entry(key.clone()).or_default().push(Idle { pooled, last_used });
-                if state.idle.get(&key).is_some_and(|list| list.len() > self.settings.connections_per_file_max) {
+                if state
+                    .idle
+                    .get(&key)
+                    .is_some_and(|list| list.len() > self.settings.connections_per_file_max)
+                {
                     closing.extend(state.take(&key));
                 }
                 let bytes_max = i64::try_from(self.settings.idle_memory_bytes).unwrap_or(i64::MAX);
@@ -328,6 +327,8 @@ impl Pool {
 fn needs_checkpoint(why: &str) -> ApiError {
     ApiError::new(
         ErrorCode::SegmentCorrupt,
-        format!("the segment is not finished: {why}; checkpoint it and set journal_mode=DELETE (VACUUM INTO does both)"),
+        format!(
+            "the segment is not finished: {why}; checkpoint it and set journal_mode=DELETE (VACUUM INTO does both)"
+        ),
     )
 }

@@ -110,8 +110,7 @@ impl<'c> Handle<'c> {
         } else {
             base + (tail as usize).saturating_sub(start.as_ptr() as usize)
         };
-        let statement =
-            NonNull::new(raw).map(|raw| Statement { raw: RawStatement(raw), handle: self });
+        let statement = NonNull::new(raw).map(|raw| Statement { raw: RawStatement(raw), handle: self });
         Ok((statement, end))
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use springhouse_fuse::store::Generation;
 use springhouse_gateway::api::{
     error::{ApiError, ErrorCode},
@@ -56,6 +57,9 @@ pub(super) struct Outcome {
     pub(super) error: Option<ErrorCode>,
     /// The connection must not be used again.
     pub(super) spoilt: bool,
+    /// The end of the answer; not yet sent, so that the connection is back in the pool before the client
+    /// can ask again. `None`: nobody reads it.
+    pub(super) last: Option<Bytes>,
 }
 
 /// A query that failed before its first row.
@@ -70,7 +74,6 @@ impl From<ApiError> for Failure {
         Self { error, spoilt: false }
     }
 }
-
 
 pub(super) struct Run<'a> {
     pub(super) settings: &'a QuerySettings,
@@ -90,8 +93,7 @@ impl Run<'_> {
         let mut more = statement.step().map_err(|e| self.failure(&e))?;
 
         let row_bytes_max = u64::from(self.settings.sql.value_bytes).saturating_mul(2).max(1 << 20);
-        let mut encoder =
-            Encoder::new(self.query.format, self.settings.answer_bytes_max, row_bytes_max);
+        let mut encoder = Encoder::new(self.query.format, self.settings.answer_bytes_max, row_bytes_max);
         encoder.head(self.generation, &columns);
         let mut spoilt = false;
         let mut error = None;
@@ -118,7 +120,13 @@ impl Run<'_> {
             if encoder.ready() >= chunk_bytes || chunk_start.elapsed() >= CHUNK_AGE {
                 if let Err(stop) = sender.send(encoder.take(), self.generation) {
                     let bytes = encoder.bytes();
-                    return Ok(Outcome { rows: encoder.rows(), bytes, error: Some(stop), spoilt });
+                    return Ok(Outcome {
+                        rows: encoder.rows(),
+                        bytes,
+                        error: Some(stop),
+                        spoilt,
+                        last: None,
+                    });
                 }
                 chunk_bytes = CHUNK_BYTES;
                 chunk_start = Instant::now();
@@ -128,8 +136,7 @@ impl Run<'_> {
             self.sandbox.keep(sql, statement);
         }
         let bytes = encoder.bytes();
-        let sent = sender.finish(encoder.take(), self.generation);
-        Ok(Outcome { rows: encoder.rows(), bytes, error: error.or(sent.err()), spoilt })
+        Ok(Outcome { rows: encoder.rows(), bytes, error, spoilt, last: Some(encoder.take()) })
     }
 
     /// Writes the current row and steps to the next.

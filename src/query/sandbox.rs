@@ -26,8 +26,16 @@ use super::{
 /// Virtual tables that may be used. Not among them: `dbstat`, which reads every page of the file.
 /// (`pragma_…` tables come into being when they are named; the authorizer decides about them.)
 const MODULES: [&CStr; 10] = [
-    c"fts3", c"fts4", c"fts4aux", c"fts5", c"fts5vocab", c"json_each", c"json_tree", c"rtree",
-    c"rtree_i32", c"fts3tokenize",
+    c"fts3",
+    c"fts4",
+    c"fts4aux",
+    c"fts5",
+    c"fts5vocab",
+    c"json_each",
+    c"json_tree",
+    c"rtree",
+    c"rtree_i32",
+    c"fts3tokenize",
 ];
 
 /// Instructions between two looks at the deadline: some microseconds of plain instructions, under 2 % of

@@ -10,7 +10,7 @@ use axum::{
     routing::{MethodRouter, get},
     serve::ListenerExt,
 };
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Registry, TextEncoder};
 use springhouse_fuse::store::OpenedStore;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -73,19 +73,19 @@ pub(super) async fn serve(
 /// Text of one part's metrics.
 pub(super) type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What `store` counts, as Prometheus has it.
+/// What the gateway's own `store` counts, as Prometheus has it. The mount counts calls to the same store
+/// under the plain names, and a name may appear only once in an answer.
 pub(super) fn store_metrics(store: &OpenedStore) -> MetricsText {
     let registry = Registry::new();
-    let registered = store.counters.register(&registry);
+    if let Err(error) = store.counters.register(&registry) {
+        tracing::error!("metrics of the store: {error}");
+    }
     Arc::new(move || {
-        let mut text = Vec::new();
-        match &registered {
-            Ok(()) => match TextEncoder::new().encode(&registry.gather(), &mut text) {
-                Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-                Err(error) => format!("# {error}\n"),
-            },
-            Err(error) => format!("# {error}\n"),
+        let mut families = registry.gather();
+        for family in &mut families {
+            family.set_name(family.name().replace("springhouse_store_", "springhouse_gateway_store_"));
         }
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
     })
 }
 

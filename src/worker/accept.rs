@@ -12,17 +12,13 @@ pub(super) fn negotiate<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Fo
     }
     let formats = [
         (Format::Json, &["application/json", "application/*", "*/*"][..]),
-        (
-            Format::Ndjson,
-            &["application/x-ndjson", "application/ndjson", "application/*", "*/*"][..],
-        ),
+        (Format::Ndjson, &["application/x-ndjson", "application/ndjson", "application/*", "*/*"][..]),
     ];
     formats
         .into_iter()
         .filter_map(|(format, names)| {
             // The most specific range that matches decides, so `*/*, application/json;q=0` is NDJSON.
-            let quality =
-                names.iter().find_map(|name| ranges.iter().find(|(range, _)| range == name))?.1;
+            let quality = names.iter().find_map(|name| ranges.iter().find(|(range, _)| range == name))?.1;
             (quality > 0).then_some((format, quality))
         })
         .reduce(|best, next| if next.1 > best.1 { next } else { best })

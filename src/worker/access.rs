@@ -51,7 +51,9 @@ pub(super) async fn open(settings: &WorkerSettings) -> Result<Opened, Error> {
             format!("{} cannot be opened directly: HDFS is read through a FUSE mount", settings.store),
         )),
         (Access::Fuse, _) => match fuse_missing() {
-            Some(why) => Err(Error::new(ErrorKind::Unsupported, format!("FUSE cannot be used: {why}; {REMEDY}"))),
+            Some(why) => {
+                Err(Error::new(ErrorKind::Unsupported, format!("FUSE cannot be used: {why}; {REMEDY}")))
+            }
             None => own(settings).await,
         },
         (Access::Auto, StoreUrl::Hdfs { .. }) => match fuse_missing() {
@@ -80,7 +82,12 @@ pub(super) async fn open(settings: &WorkerSettings) -> Result<Opened, Error> {
 
 /// Why this process cannot mount, as far as can be told without trying.
 fn fuse_missing() -> Option<String> {
-    OpenOptions::new().read(true).write(true).open("/dev/fuse").err().map(|error| format!("/dev/fuse: {error}"))
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .err()
+        .map(|error| format!("/dev/fuse: {error}"))
 }
 
 fn direct(path: &Path) -> Result<Opened, Error> {
@@ -126,7 +133,9 @@ fn check_foreign(dir: &Path, store: &str) -> Result<PathBuf, Error> {
     match mounted_at(&table, &real) {
         None => wrong("is not a mount point".into()),
         Some((kind, _)) if kind != "fuse.springhouse" => wrong(format!("is a mount of type {kind}")),
-        Some((_, source)) if !same_source(&source, store) => wrong(format!("is a mount of {source}, not of {store}")),
+        Some((_, source)) if !same_source(&source, store) => {
+            wrong(format!("is a mount of {source}, not of {store}"))
+        }
         Some(_) => Ok(real),
     }
 }
@@ -191,7 +200,10 @@ mod tests {
     }
 
     fn settings(store: &str, access: Access) -> WorkerSettings {
-        WorkerSettings { access, ..WorkerSettings::new("w", store.parse().expect(store), "http://x", "/nowhere") }
+        WorkerSettings {
+            access,
+            ..WorkerSettings::new("w", store.parse().expect(store), "http://x", "/nowhere")
+        }
     }
 
     #[tokio::test]

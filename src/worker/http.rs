@@ -117,15 +117,13 @@ async fn answer(
     let id = SegmentId::parse(id).map_err(|e| bad(e.to_string()))?;
     let path = path_of(&id, text(headers, PATH_HEADER)?)?;
     let expected = match text(headers, EXPECTED_GENERATION_HEADER)? {
-        Some(digits) => Some(
-            Generation::parse(digits).ok_or_else(|| bad(format!("{digits:?} is not a generation")))?,
-        ),
+        Some(digits) => {
+            Some(Generation::parse(digits).ok_or_else(|| bad(format!("{digits:?} is not a generation")))?)
+        }
         None => None,
     };
     let left = match text(headers, DEADLINE_HEADER)? {
-        Some(digits) => {
-            Some(digits.parse::<u64>().map_err(|_| bad(format!("{digits:?} is no time in ms")))?)
-        }
+        Some(digits) => Some(digits.parse::<u64>().map_err(|_| bad(format!("{digits:?} is no time in ms")))?),
         None => None,
     };
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());

@@ -140,7 +140,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn renews_thrice_a_ttl_backs_off_and_gives_up_at_the_end() {
-        let script = Arc::new(Script { answers: Mutex::new([unreachable(), unreachable()].into()), ..Script::default() });
+        let script = Arc::new(Script {
+            answers: Mutex::new([unreachable(), unreachable()].into()),
+            ..Script::default()
+        });
         let (state, seen) = watch::channel(LeaseState::Asking);
         let (stop, stopped) = watch::channel(false);
         let registrar: Arc<dyn Registrar> = script.clone();

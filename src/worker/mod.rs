@@ -176,6 +176,12 @@ async fn close_with_mount(mut state: watch::Receiver<MountState>, engine: Arc<En
 }
 
 /// The mount's figures; nothing, with a line in the log, while it cannot tell them.
-async fn mount_metrics(_mount: &ControlClient) -> String {
-    String::new()
+async fn mount_metrics(mount: &ControlClient) -> String {
+    match mount.metrics().await {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::debug!(%error, "the mount gives no figures");
+            String::new()
+        }
+    }
 }

@@ -39,9 +39,13 @@ impl Meter {
         let pages = difference(now.pages, before.pages);
         if self.through_a_mount {
             let (reads, bytes) = (difference(now.reads, before.reads), difference(now.bytes, before.bytes));
-            format!("read from the store: {} reads, {} (SQLite asked for {pages} pages)", reads, screen::bytes(bytes))
+            format!("read from the store: {}, {} (SQLite: {})", plural(reads, "read"), screen::bytes(bytes), plural(pages, "page"))
         } else {
-            format!("read from the store: {pages} pages of SQLite")
+            format!("read from the store: {} of SQLite", plural(pages, "page"))
         }
     }
+}
+
+fn plural(n: u64, thing: &str) -> String {
+    if n == 1 { format!("1 {thing}") } else { format!("{} {thing}s", screen::count(n)) }
 }

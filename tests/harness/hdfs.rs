@@ -262,15 +262,16 @@ impl HdfsDir {
         self.hdfs.web.put(&self.path(name), bytes.into(), Some(block_size));
     }
 
-    pub fn put_file(&self, name: &str, local: &Path) {
-        self.hdfs.web.put_file(&self.path(name), local, None);
+    /// Writes a local file, in HDFS blocks of `block_size` bytes if given.
+    pub fn put_file(&self, name: &str, local: &Path, block_size: Option<u64>) {
+        self.hdfs.web.put_file(&self.path(name), local, block_size);
     }
 
     /// Copies a local directory with all in it.
     pub fn put_tree(&self, local: &Path, block_size: Option<u64>) {
         for path in super::segments::files_below(local) {
             let name = path.strip_prefix(local).expect("a file below the directory");
-            self.hdfs.web.put_file(&self.path(&name.to_string_lossy()), &path, block_size);
+            self.put_file(&name.to_string_lossy(), &path, block_size);
         }
     }
 

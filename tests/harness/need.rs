@@ -46,7 +46,7 @@ impl Need {
             Self::Fuse => fuse(),
             Self::Hdfs => hdfs(),
             Self::SecondUser => second_user(),
-            Self::UserMounts => second_user().or_else(|| program("fusermount3", "fuse3")),
+            Self::UserMounts => second_user().or_else(|| program("fusermount3", "fuse3")).or_else(fuse_for_all),
             Self::Sqlite3 => program("sqlite3", "sqlite3"),
         }
     }
@@ -81,6 +81,12 @@ fn fuse() -> Option<Missing> {
         what: "root may not mount here".into(),
         remedy: "start the container with `--cap-add SYS_ADMIN`".into(),
     })
+}
+
+fn fuse_for_all() -> Option<Missing> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata("/dev/fuse").map_or(0, |m| m.permissions().mode());
+    if mode & 0o006 == 0o006 { None } else { missing("/dev/fuse is closed to ordinary users", "chmod 666 /dev/fuse") }
 }
 
 /// Whether the kernel lets this process mount: CAP_SYS_ADMIN is bit 21 of the effective set.

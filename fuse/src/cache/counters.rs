@@ -43,7 +43,8 @@ pub struct CacheSnapshot {
 
 impl CacheCounters {
     pub(super) fn new() -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str| IntCounter::new(format!("springhouse_cache_{name}_total"), help);
+        let counter =
+            |name: &str, help: &str| IntCounter::new(format!("springhouse_cache_{name}_total"), help);
         Ok(Self {
             hits: counter("hits", "Blocks found in the block cache")?,
             readahead_hits: counter("readahead_hits", "Blocks found in readahead buffers")?,

@@ -109,12 +109,14 @@ impl BlockCache {
     /// An empty cache that reads the store on `runtime`.
     pub fn new(settings: CacheSettings, runtime: Handle) -> Result<Self> {
         if !settings.block_bytes.is_power_of_two() || !(4 << 10..=4 << 20).contains(&settings.block_bytes) {
-            let message =
-                format!("a cache block of {} bytes: a power of two from 4 KiB to 4 MiB", settings.block_bytes);
+            let message = format!(
+                "a cache block of {} bytes: a power of two from 4 KiB to 4 MiB",
+                settings.block_bytes
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let counters = CacheCounters::new()
-            .map_err(|e| Error::new(ErrorKind::Other, format!("cache metrics: {e}")))?;
+        let counters =
+            CacheCounters::new().map_err(|e| Error::new(ErrorKind::Other, format!("cache metrics: {e}")))?;
         let blocks = moka::sync::Cache::builder()
             .max_capacity(settings.cache_bytes)
             .weigher(|_, block: &Bytes| {

@@ -130,7 +130,7 @@ impl InodeTable {
     }
 
     /// How many numbers the kernel holds, the root included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.nodes.len()
     }
 
@@ -229,7 +229,7 @@ mod tests {
                 let numbers: HashSet<u64> = model.values().map(|(ino, _)| *ino).collect();
                 prop_assert_eq!(numbers.len(), model.len());
                 prop_assert!(!numbers.contains(&0) && !numbers.contains(&ROOT));
-                prop_assert_eq!(table.len(), model.len() + 1);
+                prop_assert_eq!(table.count(), model.len() + 1);
                 for (key, (ino, _)) in &model {
                     prop_assert_eq!(table.get(*ino), Some(key));
                 }

@@ -313,17 +313,17 @@ impl FileSystem {
         let inodes = self.inodes.lock();
         // Some below the bound, so that this does not run for every single one.
         let target = self.settings.inodes_max - self.settings.inodes_max / 8;
-        if inodes.len() <= self.settings.inodes_max {
+        if inodes.count() <= self.settings.inodes_max {
             return Vec::new();
         }
-        inodes.victims(inodes.len() - target, &self.files.inos())
+        inodes.victims(inodes.count() - target, &self.files.inos())
     }
 
     /// The figures now.
     pub fn snapshot(&self) -> FsSnapshot {
         let (open_files, idle_readers) = self.files.counts();
         FsSnapshot {
-            inodes: self.inodes.lock().len(),
+            inodes: self.inodes.lock().count(),
             open_files,
             idle_readers,
             open_directories: self.dirs.count(),

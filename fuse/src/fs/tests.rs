@@ -184,7 +184,9 @@ async fn list(fs: &FileSystem, fh: u64, mut offset: u64, room: usize) -> Vec<Dir
     let mut all = Vec::new();
     loop {
         let entries = fs.readdir(fh, offset, true).await.expect("listed");
-        let Some(last) = entries.iter().take(room).last() else { return all };
+        let Some(last) = entries.get(..entries.len().min(room)).and_then(<[DirEntry]>::last) else {
+            return all;
+        };
         offset = last.next;
         all.extend(entries.into_iter().take(room));
     }

@@ -13,8 +13,8 @@ use std::{
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use futures::FutureExt;
 use tokio::runtime::Handle;
@@ -58,9 +58,10 @@ impl Callbacks {
         let _inside = self.runtime.enter();
         // `fuser` answers EIO for a reply that is dropped, which SQLite takes for corruption: a bug of
         // ours or of a client library must say something else.
-        let mut operation = Box::pin(AssertUnwindSafe(operation(self.fs.clone())).catch_unwind().map(|done| {
-            done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the operation panicked")))
-        }));
+        let mut operation =
+            Box::pin(AssertUnwindSafe(operation(self.fs.clone())).catch_unwind().map(|done| {
+                done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the operation panicked")))
+            }));
         match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => reply(outcome),
             Poll::Pending => {

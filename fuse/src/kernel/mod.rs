@@ -63,8 +63,8 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.clamp(1, 16));
-    // One queue for all threads measured the same or better than a queue for each, and the clone needs
-    // to open /dev/fuse, which an ordinary user's helper does for us only once.
+    // A queue for each thread would have to open /dev/fuse again, which an ordinary user need not be
+    // allowed to do after the helper has mounted.
     config.clone_fd = false;
     // The helper for ordinary users splits its options at commas.
     let source = if is_root() { options.source.clone() } else { escape_option(&options.source) };

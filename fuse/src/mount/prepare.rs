@@ -54,7 +54,7 @@ fn check_directory(path: &Path, allow_nonempty: bool) -> Result<()> {
         _ => Error::from_io(&error, format!("mount point {shown}")),
     })?;
     if !metadata.is_dir() {
-        let message = format!("mount point {shown} is not a directory");
+        let message = format!("mount point {shown} is not a directory; choose an empty one");
         return Err(Error::new(ErrorKind::NotADirectory, message));
     }
     let mut entries =

@@ -36,7 +36,10 @@ pub fn unmount(dir: &Path) -> Result<UnmountOutcome> {
     let path = locate(dir)?;
     let shown = path.display();
     let Some(there) = mounted_at(&path)? else {
-        return Err(Error::new(ErrorKind::NotFound, format!("nothing is mounted at {shown}")));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("nothing is mounted at {shown}; findmnt lists what is"),
+        ));
     };
     if !there.is_ours() {
         return Err(Error::new(

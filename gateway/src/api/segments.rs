@@ -190,7 +190,7 @@ fn token_of(directory: &str, id: &str) -> String {
 }
 
 fn place_of(token: &str) -> Option<(String, String)> {
-    if !token.is_ascii() || token.len() % 2 != 0 {
+    if !token.is_ascii() || !token.len().is_multiple_of(2) {
         return None;
     }
     let bytes: Option<Vec<u8>> =

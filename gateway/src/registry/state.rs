@@ -39,6 +39,9 @@ pub enum Change {
     },
 }
 
+/// A directory before or after a change; `None`: not there.
+type Version = Option<Arc<Directory>>;
+
 impl Change {
     fn path(&self) -> &Arc<str> {
         match self {
@@ -99,7 +102,7 @@ impl State {
     pub fn commit(&self, changes: Vec<Change>) -> Result<Delta, RegistryError> {
         let _writer = self.writer.lock();
         // Several changes of one directory add up; nobody else can change it meanwhile.
-        let mut next: BTreeMap<Arc<str>, (Option<Arc<Directory>>, Option<Arc<Directory>>)> = BTreeMap::new();
+        let mut next: BTreeMap<Arc<str>, (Version, Version)> = BTreeMap::new();
         for change in changes {
             let path = change.path().clone();
             let (_, new) = next.entry(path).or_insert_with_key(|path| {
@@ -128,9 +131,8 @@ impl State {
     }
 }
 
-fn apply(old: Option<Arc<Directory>>, change: Change) -> Option<Arc<Directory>> {
-    let old_bounds =
-        |old: &Option<Arc<Directory>>| old.as_ref().map(|d| d.bounds.clone()).unwrap_or_default();
+fn apply(old: Version, change: Change) -> Version {
+    let old_bounds = |old: &Version| old.as_ref().map(|d| d.bounds.clone()).unwrap_or_default();
     match change {
         Change::Listed { state, mut segments, .. } => {
             segments.shrink();

@@ -324,7 +324,7 @@ async fn a_client_that_goes_away_cancels_its_query() {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_holds_without_the_workers_help() {
     let fixture = Fixture::new().await;
-    fixture.attach("w", worker(|| std::future::pending::<StatusCode>())).await;
+    fixture.attach("w", worker(std::future::pending::<StatusCode>)).await;
     assert_eq!(code(&fixture.send("POST", QUERY, "{}").await), (504, "deadline_exceeded"));
     // In the middle of an answer.
     fixture.attach("w", worker(|| async { stream(futures::stream::pending()) })).await;
