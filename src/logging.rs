@@ -1,6 +1,9 @@
 //! The log: to standard error, so that standard output stays for answers.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
@@ -26,6 +29,10 @@ impl Value for LogFilter {
     const PLACEHOLDER: &'static str = "FILTER";
 
     fn parse(text: &str) -> Result<Self, String> {
+        // The filter's parser panics on some other texts (tracing-subscriber 0.3.23).
+        if text.is_empty() || !text.is_ascii() {
+            return Err("is no filter".into());
+        }
         // The filter's grammar takes any single word as a module's name: "inof" would silence everything.
         let level = ["off", "error", "warn", "info", "debug", "trace"];
         if let Some(word) = text.split(',').map(str::trim).find(|part| !part.contains(['=', '[']))
@@ -52,5 +59,14 @@ pub fn init(keys: &LogKeys) -> Result<(), Failure> {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
     };
-    installed.map_err(|error| bad(error.to_string()))
+    installed.map_err(|error| bad(error.to_string()))?;
+    let _ = IN_FORCE.set([("SPRINGHOUSE_LOG", keys.log.text()), ("SPRINGHOUSE_LOG_FORMAT", keys.log_format.text())]);
+    Ok(())
+}
+
+static IN_FORCE: OnceLock<[(&str, String); 2]> = OnceLock::new();
+
+/// The environment that makes a child process log as this one does; nothing before [`init`].
+pub fn environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+    IN_FORCE.get().into_iter().flatten().map(|(name, value)| (*name, value.as_str()))
 }

@@ -46,13 +46,18 @@ fn libraries_do_not_know_each_other() {
     };
     assert_eq!(arrows("springhouse-fuse"), BTreeSet::new());
     assert_eq!(arrows("springhouse-gateway"), BTreeSet::new());
-    assert_eq!(arrows("springhouse"), ["springhouse-fuse".to_owned(), "springhouse-gateway".to_owned()].into());
+    assert_eq!(
+        arrows("springhouse"),
+        ["springhouse-fuse".to_owned(), "springhouse-gateway".to_owned()].into()
+    );
 }
 
 fn one_file_for_each_heavy_dependency() {
     for (dependency, _, place) in HEAVY {
         let word = dependency.replace('-', "_");
-        for (name, text) in sources().filter(|(name, _)| !name.starts_with("tests/") && !name.contains("/examples/")) {
+        for (name, text) in
+            sources().filter(|(name, _)| !name.starts_with("tests/") && !name.contains("/examples/"))
+        {
             let uses = text.lines().any(|line| {
                 let code = line.split("//").next().unwrap_or_default();
                 // `registry::sled::` is a module of ours.
@@ -85,8 +90,19 @@ fn no_paths_of_a_machine() {
 
 fn top_level_is_fixed() {
     let known = [
-        "Cargo.toml", "Cargo.lock", "src", "fuse", "gateway", "config", "tests", "docs", "README.md", "LICENSE",
-        "Makefile", "deny.toml", "target",
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "fuse",
+        "gateway",
+        "config",
+        "tests",
+        "docs",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "deny.toml",
+        "target",
         // Left by a property test that failed; ignored by git.
         "proptest-regressions",
     ];

@@ -7,9 +7,7 @@ use crate::{
     harness::{
         cluster::springhouse,
         mount::{Mount, is_mounted},
-        need, ports,
-        process,
-        scratch, segments, springhouse_binary,
+        need, ports, process, scratch, segments, springhouse_binary,
     },
     registry::tests,
 };
@@ -33,8 +31,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn urls() {
     let dir = scratch();
-    for url in ["/srv/x", "http://x/y", "file://host/x", "hdfs://nn:port/x", "file:///a/../b", "s3://bucket/x", ""] {
-        for args in [vec!["mount", url, &text(dir.path())], vec!["serve", "--store", url], vec!["gateway", "--store", url]] {
+    for url in
+        ["/srv/x", "http://x/y", "file://host/x", "hdfs://nn:port/x", "file:///a/../b", "s3://bucket/x", ""]
+    {
+        for args in [
+            vec!["mount", url, &text(dir.path())],
+            vec!["serve", "--store", url],
+            vec!["gateway", "--store", url],
+        ] {
             let line = fails(USAGE, &args);
             assert!(line.contains("file:///path"), "{args:?} shows no good URL: {line}");
         }
@@ -67,7 +71,11 @@ fn missing_directory() {
     fs::create_dir(dir.path().join("mnt")).expect("a directory");
     let mnt = text(&dir.path().join("mnt"));
     for store in [missing, url(&file)] {
-        for args in [vec!["mount", &store, &mnt], vec!["serve", "--store", &store], vec!["gateway", "--store", &store]] {
+        for args in [
+            vec!["mount", &store, &mnt],
+            vec!["serve", "--store", &store],
+            vec!["gateway", "--store", &store],
+        ] {
             let line = fails(USAGE, &args);
             assert!(line.contains(&store), "{line}");
         }
@@ -121,7 +129,16 @@ fn store_permissions() {
     fs::set_permissions(store.path(), fs::Permissions::from_mode(0o700)).expect("chmod");
     let home = home_of_nobody();
     let mut command = Command::new(home.path().join("springhouse"));
-    command.args(["gateway", "--log", "error", "--store", &url(store.path()), "--listen", "127.0.0.1:0", "--data"]);
+    command.args([
+        "gateway",
+        "--log",
+        "error",
+        "--store",
+        &url(store.path()),
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+    ]);
     command.arg(home.path().join("data"));
     let output = process::run(need::as_nobody(command), LIMIT);
     one_line(&["gateway"], DENIED, &output);
@@ -132,14 +149,34 @@ fn no_permission() {
     let store = scratch();
     let data = scratch();
     let mut command = Command::new(home.path().join("springhouse"));
-    command.args(["gateway", "--log", "error", "--store", &url(store.path()), "--listen", "127.0.0.1:0", "--data"]);
+    command.args([
+        "gateway",
+        "--log",
+        "error",
+        "--store",
+        &url(store.path()),
+        "--listen",
+        "127.0.0.1:0",
+        "--data",
+    ]);
     command.arg(data.path().join("data"));
     let output = process::run(need::as_nobody(command), LIMIT);
     one_line(&["gateway", "--data"], DENIED, &output);
     let mut low_port = Command::new(home.path().join("springhouse"));
-    low_port.args(["gateway", "--log", "error", "--store", &url(store.path()), "--listen", "127.0.0.1:1", "--data"]);
+    low_port.args([
+        "gateway",
+        "--log",
+        "error",
+        "--store",
+        &url(store.path()),
+        "--listen",
+        "127.0.0.1:1",
+        "--data",
+    ]);
     low_port.arg(home.path().join("data"));
-    if fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").is_ok_and(|text| text.trim() != "0") {
+    if fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .is_ok_and(|text| text.trim() != "0")
+    {
         one_line(&["gateway", "--listen"], DENIED, &process::run(need::as_nobody(low_port), LIMIT));
     }
 }
@@ -153,7 +190,10 @@ fn settings() {
         fails(USAGE, &["serve", "--config", &text(&file)])
     };
     let unknown = with_file(&format!("store = {store:?}\ncash_size = \"1GiB\"\n"));
-    assert!(unknown.contains("serve.toml:2") && unknown.contains("cash_size") && unknown.contains("cache_size"), "{unknown}");
+    assert!(
+        unknown.contains("serve.toml:2") && unknown.contains("cash_size") && unknown.contains("cache_size"),
+        "{unknown}"
+    );
     let bad_size = with_file(&format!("store = {store:?}\ncache_size = \"many\"\n"));
     assert!(bad_size.contains("serve.toml:2") && bad_size.contains("cache_size"), "{bad_size}");
     let not_toml = with_file("store = \n");
@@ -177,7 +217,8 @@ fn port_in_use() {
     let address = taken.local_addr().expect("its address").to_string();
     for role in ["gateway", "serve"] {
         let data = text(&data.path().join(role));
-        let line = fails(IN_USE, &[role, "--store", &url(store.path()), "--listen", &address, "--data", &data]);
+        let line =
+            fails(IN_USE, &[role, "--store", &url(store.path()), "--listen", &address, "--data", &data]);
         assert!(line.contains(&address) && line.contains("--listen"), "{line}");
     }
 }
@@ -187,13 +228,22 @@ fn data_in_use() {
     segments::from_sql(store.path(), "data01", "create table t (n)");
     let first = crate::harness::cluster::Gateway::of(&url(store.path()));
     let data = text(&first.data().join("data"));
-    let line = fails(IN_USE, &["gateway", "--store", &url(store.path()), "--listen", "127.0.0.1:0", "--data", &data]);
+    let line = fails(
+        IN_USE,
+        &["gateway", "--store", &url(store.path()), "--listen", "127.0.0.1:0", "--data", &data],
+    );
     assert!(line.contains(&data), "{line}");
     assert_eq!(first.api().get("/livez").status, 200);
 }
 
 fn command_line() {
-    for args in [&["mount"][..], &["no-such-command"], &["serve", "--no-such-flag"], &["query"], &["worker", "--tier", "warm"]] {
+    for args in [
+        &["mount"][..],
+        &["no-such-command"],
+        &["serve", "--no-such-flag"],
+        &["query"],
+        &["worker", "--tier", "warm"],
+    ] {
         fails(USAGE, args);
     }
     let output = run(&["--version"]);

@@ -122,10 +122,17 @@ fn worker_killed_in_the_middle_of_an_answer() {
         assert_eq!(end, End::CutShort, "{accept}: an answer that looks whole after {} bytes", text.len());
         assert!(!text.contains("\"end\""), "{accept}: no end mark");
         worker = Worker::of(&url(root.path()), &gateway, "w1");
-        eventually("the new worker answers", LIMIT, || gateway.api().ask("seg001", json!({ "sql": "select 1" })).ok());
+        eventually("the new worker answers", LIMIT, || {
+            gateway.api().ask("seg001", json!({ "sql": "select 1" })).ok()
+        });
     }
     // Without a murder the same answer is whole.
-    let whole = RawQuery::send(gateway.api().address(), "seg001", &json!({ "sql": LONG_ANSWER }), "application/x-ndjson");
+    let whole = RawQuery::send(
+        gateway.api().address(),
+        "seg001",
+        &json!({ "sql": LONG_ANSWER }),
+        "application/x-ndjson",
+    );
     let (text, end) = whole.finish();
     assert_eq!(end, End::Whole);
     assert!(text.contains("{\"end\":{\"rows\":800000,\"truncated\":false}}"), "{:.200}", text);
@@ -163,9 +170,11 @@ fn secret() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         path.display().to_string()
     };
-    let (right, wrong) = (file("right", "open-sesame-says-Ali-Baba"), file("wrong", "open-barley-says-Cassim"));
+    let (right, wrong) =
+        (file("right", "open-sesame-says-Ali-Baba"), file("wrong", "open-barley-says-Cassim"));
     let gateway = Gateway::with(&url(root.path()), &["--cluster-secret-file", &right]);
-    let mut refused = Worker::with(&url(root.path()), &gateway, "intruder", &["--cluster-secret-file", &wrong]);
+    let mut refused =
+        Worker::with(&url(root.path()), &gateway, "intruder", &["--cluster-secret-file", &wrong]);
     let mut unknown = Worker::of(&url(root.path()), &gateway, "nobody");
     let _welcome = Worker::with(&url(root.path()), &gateway, "friend", &["--cluster-secret-file", &right]);
     gateway.wait_workers(&["friend"]);
@@ -197,7 +206,11 @@ fn second_registry_refused() {
 fn store() -> tempfile::TempDir {
     let root = scratch();
     for n in 1..=20 {
-        segments::from_sql(root.path(), &format!("seg{n:03}"), "create table t (n integer); insert into t values (7);");
+        segments::from_sql(
+            root.path(),
+            &format!("seg{n:03}"),
+            "create table t (n integer); insert into t values (7);",
+        );
     }
     root
 }

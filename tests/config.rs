@@ -28,14 +28,18 @@ fn samples_are_whole() {
         let sample = fs::read_to_string(repository().join(format!("config/{role}.toml"))).expect("a sample");
         let printed = run(springhouse(), &["config", "sample", role]);
         assert_eq!(printed.code, Some(0), "{printed:?}");
-        assert!(printed.stdout == sample, "config/{role}.toml is not what `springhouse config sample {role}` prints");
+        assert!(
+            printed.stdout == sample,
+            "config/{role}.toml is not what `springhouse config sample {role}` prints"
+        );
     }
 }
 
 fn check_names_every_problem() {
     let dir = scratch();
     let file = dir.path().join("gateway.toml");
-    fs::write(&file, "store = \"nowhere\"\nlistn = \"127.0.0.1:1\"\nlease_ttl = \"1 fortnight\"\n").expect("a file");
+    fs::write(&file, "store = \"nowhere\"\nlistn = \"127.0.0.1:1\"\nlease_ttl = \"1 fortnight\"\n")
+        .expect("a file");
     let output = run(springhouse(), &["config", "check", &text(&file)]);
     assert_eq!(output.code, Some(2), "{output:?}");
     for (line, word) in [(1, "store"), (2, "listen"), (3, "lease_ttl")] {
@@ -49,7 +53,8 @@ fn check_names_every_problem() {
 fn show_names_the_source() {
     let dir = scratch();
     let file = dir.path().join("serve.toml");
-    fs::write(&file, "store = \"file:///from/file\"\ncache_size = \"1GiB\"\nfreshness = \"3s\"\n").expect("a file");
+    fs::write(&file, "store = \"file:///from/file\"\ncache_size = \"1GiB\"\nfreshness = \"3s\"\n")
+        .expect("a file");
     let mut command = springhouse();
     command.env("SPRINGHOUSE_CACHE_SIZE", "2GiB").env("SPRINGHOUSE_FRESHNESS", "4s");
     let output = run(command, &["config", "show", "serve", "--config", &text(&file), "--freshness", "5s"]);

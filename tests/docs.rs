@@ -19,7 +19,8 @@ fn every_promise_has_its_test() {
     for paragraph in text.split("\n### ").skip(1) {
         let (title, rest) = paragraph.split_once('\n').unwrap_or((paragraph, ""));
         let rest = rest.split("\n## ").next().unwrap_or_default().trim_end();
-        let cited = rest.lines().next_back().and_then(|line| line.strip_prefix("*Test: `")?.strip_suffix("`*"));
+        let cited =
+            rest.lines().next_back().and_then(|line| line.strip_prefix("*Test: `")?.strip_suffix("`*"));
         let cited = cited.unwrap_or_else(|| panic!("{title:?} does not end with *Test: `file::name`*"));
         assert!(names.iter().any(|name| name == cited), "{title:?} names {cited}, which does not exist");
         promises += 1;

@@ -26,7 +26,11 @@ fn refused() {
     let root = scratch();
     segments::crawl_statistics(root.path(), "victim", 1, 200);
     let outside = scratch();
-    segments::from_sql(outside.path(), "other", "create table secrets (s); insert into secrets values ('s3cret');");
+    segments::from_sql(
+        outside.path(),
+        "other",
+        "create table secrets (s); insert into secrets values ('s3cret');",
+    );
     let other = outside.path().join(segments::relative_path("other")).display().to_string();
     let files_before = contents(root.path());
     let mut serve = Serve::of(&url(root.path()));
@@ -70,7 +74,11 @@ fn refused() {
         "select * from pragma_journal_mode",
     ] {
         let refusal = api.refused("victim", sql);
-        assert_eq!((refusal.status, refusal.code.as_str(), refusal.retry), (403, "sql_forbidden", false), "{sql}: {refusal:?}");
+        assert_eq!(
+            (refusal.status, refusal.code.as_str(), refusal.retry),
+            (403, "sql_forbidden", false),
+            "{sql}: {refusal:?}"
+        );
     }
     // Not there at all, or there and forbidden: no matter which.
     for sql in [
@@ -129,8 +137,15 @@ fn bad_files() {
     let api = serve.api().clone();
     for id in ["text01", "noise1", "short1", "page01", "half01", "ragged", "garble", "wal001"] {
         let refusal = api.refused(id, "select sum(size), max(url) from crawled_url not indexed");
-        assert_eq!((refusal.status, refusal.code.as_str(), refusal.retry), (422, "segment_corrupt", false), "{id}: {refusal:?}");
-        assert!(!refusal.message.contains(&root.path().display().to_string()), "no path of the host: {refusal:?}");
+        assert_eq!(
+            (refusal.status, refusal.code.as_str(), refusal.retry),
+            (422, "segment_corrupt", false),
+            "{id}: {refusal:?}"
+        );
+        assert!(
+            !refusal.message.contains(&root.path().display().to_string()),
+            "no path of the host: {refusal:?}"
+        );
     }
     // SQLite takes an empty file for an empty database; so it has no tables.
     let refusal = api.refused("empty1", "select 1 from crawled_url");
@@ -143,9 +158,11 @@ fn bad_files() {
 fn hostile_databases() {
     let root = scratch();
     let schema = |id: &str, sql: &str| {
-        let path = segments::from_sql(root.path(), id, "create table t (n integer); insert into t values (1);");
+        let path =
+            segments::from_sql(root.path(), id, "create table t (n integer); insert into t values (1);");
         let db = Connection::open(path).expect("a database");
-        db.execute_batch(&format!("pragma writable_schema = on; {sql}; pragma writable_schema = reset;")).expect(sql);
+        db.execute_batch(&format!("pragma writable_schema = on; {sql}; pragma writable_schema = reset;"))
+            .expect(sql);
     };
     schema("root01", "update sqlite_schema set rootpage = 99999");
     schema("self01", "update sqlite_schema set rootpage = 1");
@@ -156,21 +173,34 @@ fn hostile_databases() {
     let deep = format!("create view v as select {} as x", "abs(".repeat(180) + "1" + &")".repeat(180));
     schema("deep01", &deep);
     schema("trig01", "create trigger tr after insert on t begin select raise(abort, 'x'); end");
-    let bomb = "create view v as with recursive c(n) as (select 1 union all select n + 1 from c) select n from c";
+    let bomb =
+        "create view v as with recursive c(n) as (select 1 union all select n + 1 from c) select n from c";
     schema("bomb01", bomb);
     segments::crawl_statistics(root.path(), "good01", 1, 100);
 
     let mut serve = Serve::of(&url(root.path()));
     let api = serve.api().clone();
     for id in ["root01", "self01", "sqltxt", "trojan", "fts001", "loop01", "deep01", "trig01", "bomb01"] {
-        let from = if ["root01", "self01", "sqltxt", "trig01"].contains(&id) { "t" } else if id == "loop01" { "a" } else { "v" };
+        let from = if ["root01", "self01", "sqltxt", "trig01"].contains(&id) {
+            "t"
+        } else if id == "loop01" {
+            "a"
+        } else {
+            "v"
+        };
         let request = json!({ "sql": format!("select count(*) from {from}"), "timeout_ms": 1000 });
         match api.ask(id, request) {
             // The deep view is odd but lawful, and a trigger does not fire on reads.
             Ok(_) => assert!(["deep01", "trig01"].contains(&id), "{id} was answered"),
-            Err(refusal) => assert!(refusal.code != "internal" && !refusal.message.is_empty(), "{id}: {refusal:?}"),
+            Err(refusal) => {
+                assert!(refusal.code != "internal" && !refusal.message.is_empty(), "{id}: {refusal:?}")
+            }
         }
-        assert_eq!(api.query("good01", "select count(*) from crawled_url").rows, [[json!(100)]], "after {id}");
+        assert_eq!(
+            api.query("good01", "select count(*) from crawled_url").rows,
+            [[json!(100)]],
+            "after {id}"
+        );
     }
     assert!(serve.process().exited().is_none());
 }
@@ -178,7 +208,10 @@ fn hostile_databases() {
 fn runaway() {
     let root = scratch();
     segments::crawl_statistics(root.path(), "victim", 1, 3_000);
-    let mut serve = Serve::with(&url(root.path()), &["--query-memory", "32MiB", "--idle-memory", "32MiB", "--query-threads", "4"]);
+    let mut serve = Serve::with(
+        &url(root.path()),
+        &["--query-memory", "32MiB", "--idle-memory", "32MiB", "--query-threads", "4"],
+    );
     let pid = serve.process().id();
     let api = serve.api().clone();
     api.query("victim", "select 1");
@@ -205,7 +238,8 @@ fn runaway() {
                 let api = api.clone();
                 scope.spawn(move || {
                     for (i, sql) in attacks.iter().enumerate().filter(|(i, _)| i % 3 == n) {
-                        let ended = api.ask("victim", json!({ "sql": sql, "timeout_ms": 2_000, "max_rows": 1_000 }));
+                        let ended =
+                            api.ask("victim", json!({ "sql": sql, "timeout_ms": 2_000, "max_rows": 1_000 }));
                         match ended {
                             Ok(_) => assert!(ended_by_itself(i), "{sql} was answered"),
                             Err(refusal) => assert!(expected(&refusal.code), "{sql}: {refusal:?}"),
@@ -235,7 +269,8 @@ fn ended_by_itself(attack: usize) -> bool {
 }
 
 fn expected(code: &str) -> bool {
-    ["deadline_exceeded", "memory_limit", "byte_limit", "row_limit", "sql_error", "sql_forbidden"].contains(&code)
+    ["deadline_exceeded", "memory_limit", "byte_limit", "row_limit", "sql_error", "sql_forbidden"]
+        .contains(&code)
 }
 
 fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {

@@ -16,7 +16,8 @@ use crate::{
         hdfs::{Hdfs, HdfsDir},
         mount::{Mount, is_mounted},
         process::{self, Process},
-        scratch, segments::noise,
+        scratch,
+        segments::noise,
     },
     registry::tests,
 };
@@ -91,7 +92,8 @@ fn both_datanodes_stopped() {
     eventually("reads succeed again on the same open file", Duration::from_secs(30), || {
         let mut page = [0; 4096];
         file.read_exact_at(&mut page, 5 << 20).ok()?;
-        Some(assert!(page == bytes[5 << 20..(5 << 20) + 4096]))
+        assert!(page == bytes[5 << 20..(5 << 20) + 4096]);
+        Some(())
     });
 }
 
@@ -115,7 +117,8 @@ fn namenode_restarted() {
     hdfs.restart_namenode();
     eventually("names work again", Duration::from_secs(30), || {
         let found = fs::read(mount.file("other")).ok()?;
-        Some(assert!(found == bytes[..LARGE / 8]))
+        assert!(found == bytes[..LARGE / 8]);
+        Some(())
     });
 }
 

@@ -26,7 +26,7 @@ use crate::{
 
 tests! {
     [Fuse, Hdfs] random_reads_equal_the_store, ordinary_tools, attributes_are_the_stores, hundreds_of_megabytes;
-    [Fuse] more_than_four_gigabytes, read_only, statfs, mapped_files;
+    [Fuse] more_than_four_gigabytes, read_only, statfs, mapped_files, statistics;
     [Fuse, Hdfs, Sqlite3] sqlite_command_line;
     [Fuse, UserMounts] ordinary_user;
 }
@@ -180,8 +180,19 @@ fn read_only() {
     fs::write(root.path().join("file"), "bytes").expect("a file");
     let mount = Mount::of(&format!("file://{}", root.path().display()));
     for change in [
-        "echo x > file", "echo x >> file", "touch new", "mkdir new", "rm file", "rmdir dir", "mv file other",
-        "ln file other", "ln -s file other", "chmod 600 file", "chown 1 file", "truncate -s 0 file", "touch file",
+        "echo x > file",
+        "echo x >> file",
+        "touch new",
+        "mkdir new",
+        "rm file",
+        "rmdir dir",
+        "mv file other",
+        "ln file other",
+        "ln -s file other",
+        "chmod 600 file",
+        "chown 1 file",
+        "truncate -s 0 file",
+        "touch file",
     ] {
         let output = mount.try_sh(change.as_ref(), std::time::Duration::from_secs(30)).expect("it ends");
         assert!(!output.success() && output.stderr.contains("Read-only file system"), "{change}: {output:?}");
@@ -201,6 +212,15 @@ fn statfs() {
     };
     let (own, below) = (of(&mount.path()), of(root.path()));
     assert!(own > 0 && own.abs_diff(below) <= below / 1_000, "{own} bytes on the mount, {below} below it");
+}
+
+fn statistics() {
+    let root = scratch();
+    fs::write(root.path().join("file"), noise(1, 300_000)).expect("a file");
+    let mount = Mount::of(&format!("file://{}", root.path().display()));
+    let before = mount.stats();
+    assert_eq!(fs::read(mount.file("file")).expect("a read").len(), 300_000);
+    assert_ne!(mount.stats(), before, "a read shows in the daemon's statistics: {before}");
 }
 
 fn mapped_files() {
@@ -228,7 +248,10 @@ fn sqlite_command_line() {
     let check = mount.sh("sqlite3 'file:a%20segment.sqlite?immutable=1' 'pragma integrity_check'");
     assert_eq!(check.trim(), "ok");
     // Without immutable=1 SQLite looks for a journal, which nobody else has here either.
-    assert_eq!(mount.sh("sqlite3 -readonly 'a segment.sqlite' 'select count(*) from crawled_url'").trim(), "3000");
+    assert_eq!(
+        mount.sh("sqlite3 -readonly 'a segment.sqlite' 'select count(*) from crawled_url'").trim(),
+        "3000"
+    );
 }
 
 fn ordinary_user() {

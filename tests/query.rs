@@ -42,10 +42,8 @@ fn answers_from_hdfs() {
     assert_eq!(found.expect("an answer").rows, [[json!(wanted.url), json!(wanted.date)]]);
 
     let rows: Vec<CrawledUrl> = (0..4_000).map(|i| CrawledUrl::of(3, i)).collect();
-    let per_status = api.query(
-        "1700123",
-        "select status_code, count(*), sum(size) from crawled_url group by 1 order by 1",
-    );
+    let per_status = api
+        .query("1700123", "select status_code, count(*), sum(size) from crawled_url group by 1 order by 1");
     for row in &per_status.rows {
         let of_status = || rows.iter().filter(|r| json!(r.status_code) == row[0]);
         assert_eq!(row[1], json!(of_status().count()));
@@ -56,13 +54,18 @@ fn answers_from_hdfs() {
 
 fn names_its_generation() {
     let root = scratch();
-    let value = |n: u32| format!("create table t (n integer); insert into t select {n} from (values (1), (2), (3));");
+    let value =
+        |n: u32| format!("create table t (n integer); insert into t select {n} from (values (1), (2), (3));");
     segments::from_sql(root.path(), "seg1", &value(0));
     let serve = Serve::with(&url(root.path()), &EVERY_300_MS);
     let api = serve.api();
     let first = api.query("seg1", "select n from t");
     assert_eq!(first.generation.len(), 32);
-    assert_eq!(api.query("seg1", "select 1").generation, first.generation, "the same as long as it is the same");
+    assert_eq!(
+        api.query("seg1", "select 1").generation,
+        first.generation,
+        "the same as long as it is the same"
+    );
 
     // Replaced again and again while it is asked: every answer is of one version, and names it.
     let mut named = std::collections::HashMap::from([(first.generation, json!(0))]);
@@ -173,10 +176,18 @@ fn parameters() {
     segments::from_sql(root.path(), "params", "create table t (n)");
     let serve = Serve::of(&url(root.path()));
     let ask = |sql: &str, params: Value| serve.api().ask("params", json!({ "sql": sql, "params": params }));
-    let row = |sql: &str, params: Value| ask(sql, params).unwrap_or_else(|e| panic!("{sql}: {e:?}")).rows[0].clone();
+    let row = |sql: &str, params: Value| {
+        ask(sql, params).unwrap_or_else(|e| panic!("{sql}: {e:?}")).rows[0].clone()
+    };
     assert_eq!(row("select ?, ?2", json!([1, "two"])), [json!(1), json!("two")]);
-    assert_eq!(row("select :a, @b, $c", json!({ ":a": 1, "b": 2.5, "$c": null })), [json!(1), json!(2.5), Value::Null]);
-    assert_eq!(row("select typeof(?), hex(?1)", json!([{ "$base64": "AP8=" }])), [json!("blob"), json!("00FF")]);
+    assert_eq!(
+        row("select :a, @b, $c", json!({ ":a": 1, "b": 2.5, "$c": null })),
+        [json!(1), json!(2.5), Value::Null]
+    );
+    assert_eq!(
+        row("select typeof(?), hex(?1)", json!([{ "$base64": "AP8=" }])),
+        [json!("blob"), json!("00FF")]
+    );
     assert_eq!(row("select ?", json!([i64::MIN])), [json!(i64::MIN)]);
     for (sql, params) in [
         ("select ?", json!([])),
@@ -193,11 +204,23 @@ fn parameters() {
 fn limits() {
     let root = scratch();
     segments::from_sql(root.path(), "limits", "create table t (n)");
-    let args = ["--rows-max", "1000", "--answer-size-max", "200KiB", "--query-memory", "8MiB", "--page-cache", "1MiB",
-        "--sql-value-size-max", "4MiB"];
+    let args = [
+        "--rows-max",
+        "1000",
+        "--answer-size-max",
+        "200KiB",
+        "--query-memory",
+        "8MiB",
+        "--page-cache",
+        "1MiB",
+        "--sql-value-size-max",
+        "4MiB",
+    ];
     let serve = Serve::with(&url(root.path()), &args);
     let api = serve.api();
-    let numbers = |n: u64| format!("with recursive c(n) as (select 1 union all select n + 1 from c limit {n}) select n from c");
+    let numbers = |n: u64| {
+        format!("with recursive c(n) as (select 1 union all select n + 1 from c limit {n}) select n from c")
+    };
 
     let cut = api.ask("limits", json!({ "sql": numbers(500), "max_rows": 10 })).expect("an answer");
     assert_eq!((cut.rows.len(), cut.truncated), (10, true));
@@ -209,7 +232,11 @@ fn limits() {
         assert_eq!(refusal.code, code, "{request}: {refusal:?}");
         refusal
     };
-    assert_eq!(refused("row_limit", json!({ "sql": numbers(1_001) })).rows, 1_000, "rows up to the limit came");
+    assert_eq!(
+        refused("row_limit", json!({ "sql": numbers(1_001) })).rows,
+        1_000,
+        "rows up to the limit came"
+    );
     let wide = "with recursive c(n) as (select 1 union all select n + 1 from c limit 900) select printf('%1000d', n) from c";
     assert!(refused("byte_limit", json!({ "sql": wide })).rows > 100);
     let endless = "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c";
@@ -242,7 +269,8 @@ fn formats() {
     };
     let lines = ask("application/x-ndjson");
     assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
-    let lines: Vec<Value> = lines.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let lines: Vec<Value> =
+        lines.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[0]["columns"], json!([{ "name": "n", "type": "INTEGER" }]));
     assert_eq!(lines[1..3], [json!([1]), json!([2])]);
     assert_eq!(lines[3], json!({ "end": { "rows": 2, "truncated": false } }));
@@ -270,7 +298,11 @@ fn errors_say_what_to_do() {
         ("a%00b", "select 1", 400, "bad_request"),
     ] {
         let refusal = api.refused(segment, sql);
-        assert_eq!((refusal.status, refusal.code.as_str(), refusal.retry), (status, code, false), "{segment} {sql}");
+        assert_eq!(
+            (refusal.status, refusal.code.as_str(), refusal.retry),
+            (status, code, false),
+            "{segment} {sql}"
+        );
         assert!(!refusal.message.is_empty() && !refusal.message.contains('\n'), "{refusal:?}");
         let host_path = root.path().display().to_string();
         assert!(!refusal.message.contains(&host_path), "no path of the host: {refusal:?}");
@@ -283,7 +315,10 @@ fn errors_say_what_to_do() {
     let path = "/v1/segments/errors/query";
     let of = |status: u16, code: &str| (status, code.to_owned());
     assert_eq!(send(Method::POST, path, "application/json", "{"), of(400, "bad_request"));
-    assert_eq!(send(Method::POST, path, "application/json", "{\"sql\": \"select 1\", \"x\": 1}"), of(400, "bad_request"));
+    assert_eq!(
+        send(Method::POST, path, "application/json", "{\"sql\": \"select 1\", \"x\": 1}"),
+        of(400, "bad_request")
+    );
     assert_eq!(send(Method::POST, path, "text/plain", "select 1"), of(415, "unsupported_media_type"));
     assert_eq!(send(Method::PUT, path, "application/json", "{}"), of(405, "method_not_allowed"));
     assert_eq!(send(Method::GET, "/nowhere", "application/json", ""), of(404, "not_found"));
@@ -306,7 +341,13 @@ fn segments_are_listed() {
     let mut path = "/v1/segments?limit=10".to_owned();
     loop {
         let page = api.get(&path).json();
-        seen.extend(page["segments"].as_array().expect("a page").iter().map(|s| s["id"].as_str().expect("an id").to_owned()));
+        seen.extend(
+            page["segments"]
+                .as_array()
+                .expect("a page")
+                .iter()
+                .map(|s| s["id"].as_str().expect("an id").to_owned()),
+        );
         match page["next"].as_str() {
             Some(next) => path = format!("/v1/segments?limit=10&after={next}"),
             None => break,
@@ -351,7 +392,10 @@ fn health_and_metrics() {
     assert_eq!(api.metric("springhouse_queries_total", "") - before, 2.0);
     let workers = api.get("/v1/workers").json();
     let worker = &workers["workers"][0];
-    assert_eq!((&worker["live"], &worker["tier"], &worker["store"]), (&json!(true), &json!("cold"), &json!(url(root.path()))));
+    assert_eq!(
+        (&worker["live"], &worker["tier"], &worker["store"]),
+        (&json!(true), &json!("cold"), &json!(url(root.path())))
+    );
 }
 
 fn many_at_once() {
@@ -367,7 +411,8 @@ fn many_at_once() {
                 for i in 0..25 {
                     let seed = (client + i) % 8;
                     let row = CrawledUrl::of(seed, i * 7);
-                    let request = json!({ "sql": "select url from crawled_url where id = ?", "params": [i * 7 + 1] });
+                    let request =
+                        json!({ "sql": "select url from crawled_url where id = ?", "params": [i * 7 + 1] });
                     let answer = api.ask(&format!("many{seed}"), request).expect("an answer");
                     assert_eq!(answer.rows, [[json!(row.url)]]);
                 }

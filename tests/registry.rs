@@ -72,7 +72,10 @@ fn run_one(test: &'static Test) -> Result<Completion, Failed> {
         if need::is_ci() {
             return Err(format!("cannot run, and CI is true: {missing}").into());
         }
-        SKIPPED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(format!("{}: {missing}", test.full_name()));
+        SKIPPED
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(format!("{}: {missing}", test.full_name()));
         return Ok(Completion::ignored_with(missing));
     }
     // A thread of its own, given up when it hangs; what it started dies with this process.

@@ -63,7 +63,8 @@ fn files_in_blocks_come_back() {
     assert_eq!(dir.read_at("a b ü", 4_000, 200), bytes[4_000..4_200]);
     dir.put("plain", &b"x"[..]);
     dir.replace("plain", &b"yz"[..]);
-    let listed: Vec<_> = dir.list("").into_iter().map(|s| (s.name, s.len, s.block_size, s.replication)).collect();
+    let listed: Vec<_> =
+        dir.list("").into_iter().map(|s| (s.name, s.len, s.block_size, s.replication)).collect();
     assert_eq!(listed, [("a b ü".into(), 50_000, 4_096, 2), ("plain".into(), 2, BLOCK_SIZE, 2)]);
 }
 

@@ -30,7 +30,7 @@ impl Table {
 
     /// Takes a row.
     pub(crate) fn row(&mut self, values: &[&RawValue], out: &mut impl Write) -> io::Result<()> {
-        let row = values.iter().map(|value| cell(value)).collect();
+        let row: Vec<_> = values.iter().map(|value| cell(value)).collect();
         if let Some(widths) = &self.widths {
             return print(&row, widths, out);
         }
@@ -54,9 +54,10 @@ impl Table {
                 widest.min(COLUMN_CHARACTERS_MAX).max(name.chars().count())
             })
             .collect();
-        let head = self.names.iter().map(|name| Cell { text: name.clone(), number: false }).collect();
+        let head: Vec<_> = self.names.iter().map(|name| Cell { text: name.clone(), number: false }).collect();
         print(&head, &widths, out)?;
-        let line = widths.iter().map(|width| Cell { text: "-".repeat(*width), number: false }).collect();
+        let line: Vec<_> =
+            widths.iter().map(|width| Cell { text: "-".repeat(*width), number: false }).collect();
         print(&line, &widths, out)?;
         for row in self.sample.drain(..) {
             print(&row, &widths, out)?;
@@ -66,7 +67,7 @@ impl Table {
     }
 }
 
-fn print(row: &Vec<Cell>, widths: &[usize], out: &mut impl Write) -> io::Result<()> {
+fn print(row: &[Cell], widths: &[usize], out: &mut impl Write) -> io::Result<()> {
     let mut line = String::new();
     for (Cell { text, number }, width) in row.iter().zip(widths) {
         let padding = " ".repeat(width.saturating_sub(text.chars().count()));

@@ -53,7 +53,7 @@ pub fn sample<R: Role>() -> String {
             out.push('\n');
             comment(&mut out, spec.summary());
             comment(&mut out, &paragraph(spec));
-            comment(&mut out, &format!("{}; {}.", capital(&spec.allowed), ways(spec)));
+            comment(&mut out, &format!("Value: {}. Given as {}.", spec.allowed, ways(spec)));
             let _ = match (spec.default, example(spec)) {
                 (Some(default), _) => writeln!(out, "#{} = {}", spec.name, spec.toml(default)),
                 (None, example) => {
@@ -102,13 +102,8 @@ pub fn tables<R: Role>() -> String {
             if !more.is_empty() {
                 what = format!("{what} {more}");
             }
-            let _ = writeln!(
-                out,
-                "| `{}` | {default} | {} | {} |",
-                spec.name,
-                cell(&what),
-                cell(&capital(&spec.allowed))
-            );
+            let _ =
+                writeln!(out, "| `{}` | {default} | {} | {} |", spec.name, cell(&what), cell(&spec.allowed));
         }
     }
     out
@@ -124,16 +119,11 @@ fn paragraph(spec: &KeySpec) -> String {
 }
 
 fn ways(spec: &KeySpec) -> String {
-    format!("{}, {}", spec.flag(), spec.env())
+    format!("{} or {}", spec.flag(), spec.env())
 }
 
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;")
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// `text` as comment lines of at most [`SAMPLE_COLUMNS`].

@@ -19,7 +19,7 @@ use springhouse_fuse::{
     mount::{MountEntry, abort, detach, locate, mounted_at},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     sync::{oneshot, watch},
     time::{sleep, timeout},
@@ -214,7 +214,7 @@ impl Supervisor {
         // The settings are complete: the parent's own configuration must not add to them.
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("SPRINGHOUSE_") && !text.starts_with("SPRINGHOUSE_LOG") {
+            if text.starts_with("SPRINGHOUSE_") {
                 command.env_remove(&name);
             }
         }
@@ -224,17 +224,16 @@ impl Supervisor {
             .arg(std::process::id().to_string())
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
+            .envs(crate::logging::environment())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            // Its log is ours: the same format on the same standard error.
+            .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()
     }
 
     /// Sees a daemon through its life; `None` if it was ended because we were told to stop.
     async fn keep(&mut self, mut child: Child) -> Option<Failure> {
-        if let Some(log) = child.stderr.take() {
-            tokio::spawn(relay(log));
-        }
         let mut line = String::new();
         let mut out = child.stdout.take().map(BufReader::new);
         let said = async {
@@ -332,13 +331,5 @@ fn how_it_ended(status: std::io::Result<ExitStatus>) -> String {
             (None, None) => "ended".into(),
         },
         Err(error) => format!("cannot be watched ({error})"),
-    }
-}
-
-/// The daemon's log becomes part of ours.
-async fn relay(log: impl AsyncRead + Unpin) {
-    let mut lines = BufReader::new(log).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::info!(target: "springhouse::mount::daemon", "{line}");
     }
 }

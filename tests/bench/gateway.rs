@@ -6,12 +6,7 @@ use serde_json::json;
 
 use crate::{
     Size,
-    harness::{
-        cluster::Serve,
-        http::query_path,
-        mount::Mount,
-        segments,
-    },
+    harness::{cluster::Serve, http::query_path, mount::Mount, segments},
     keep_alive::{KeepAlive, find},
     lookups::{self, ID, SQL, Segment},
     report,
@@ -42,7 +37,10 @@ pub fn run(segment: &Segment, size: &Size) {
         through.push(started.elapsed());
     }
     let [reads, bytes] = report::cost(segment.hdfs().counters() - before);
-    report::section("One query, warm, keep-alive", &["", "p50", "p99", "added p50 (target 150 us)", "HDFS reads", "HDFS bytes"]);
+    report::section(
+        "One query, warm, keep-alive",
+        &["", "p50", "p99", "added p50 (target 150 us)", "HDFS reads", "HDFS bytes"],
+    );
     let p50 = [report::median(&inside), report::median(&through)];
     let added = report::time(p50[1].saturating_sub(p50[0]));
     let p99 = [&inside, &through].map(|times| report::time(report::percentile(times, 99)));
@@ -50,7 +48,10 @@ pub fn run(segment: &Segment, size: &Size) {
     report::row(&["through the gateway", &report::time(p50[1]), &p99[1], &added, &reads, &bytes]);
     report::end();
 
-    report::section("Requests per second", &["connections", "requests/s", "p50", "p99", "HDFS reads", "HDFS bytes"]);
+    report::section(
+        "Requests per second",
+        &["connections", "requests/s", "p50", "p99", "HDFS reads", "HDFS bytes"],
+    );
     for connections in CONNECTIONS {
         load(segment, size, serve.api().address(), connections);
     }

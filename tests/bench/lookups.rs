@@ -93,7 +93,15 @@ fn cold(segment: &Segment, size: &Size) {
     }
     let [reads, bytes] = report::cost(cost);
     let time = report::time(report::median(&times));
-    report::row(&["the first one, cold".into(), time, String::new(), String::new(), String::new(), reads, bytes]);
+    report::row(&[
+        "the first one, cold".into(),
+        time,
+        String::new(),
+        String::new(),
+        String::new(),
+        reads,
+        bytes,
+    ]);
 }
 
 fn one_open_file(segment: &Segment, size: &Size, mounted: &Path, local: &Path) {
@@ -147,7 +155,8 @@ fn row(name: &str, found: &Compared, target: &str) {
 
 pub fn open(file: &Path) -> Connection {
     let uri = format!("file:{}?immutable=1", file.display());
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(uri, flags).expect("the segment opens");
     // As small as it gets: the file is what is measured, not SQLite's own cache.
     db.execute_batch("pragma cache_size = 2").expect("a setting");
@@ -159,7 +168,8 @@ pub fn lookups(db: &Connection, segment: &Segment, range: std::ops::Range<u64>) 
     let mut statement = db.prepare_cached(SQL).expect("a statement");
     for n in range {
         let wanted = segment.wanted(n);
-        let url: String = statement.query_row([&wanted.digest_key], |row| row.get(0)).expect("the row is there");
+        let url: String =
+            statement.query_row([&wanted.digest_key], |row| row.get(0)).expect("the row is there");
         assert_eq!(url, wanted.url);
     }
 }

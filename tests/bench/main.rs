@@ -37,8 +37,14 @@ pub struct Size {
     pub load_ms: u64,
 }
 
-const FULL: Size =
-    Size { sequential_bytes: 1 << 30, rounds: 7, rows: 2_000_000, lookups: 2_000, passes: 20, load_ms: 5_000 };
+const FULL: Size = Size {
+    sequential_bytes: 1 << 30,
+    rounds: 7,
+    rows: 2_000_000,
+    lookups: 2_000,
+    passes: 20,
+    load_ms: 5_000,
+};
 const QUICK: Size =
     Size { sequential_bytes: 128 << 20, rounds: 3, rows: 200_000, lookups: 500, passes: 5, load_ms: 1_000 };
 

@@ -8,13 +8,15 @@ use crate::{Size, harness::hdfs::Counters};
 pub fn machine(size: &Size) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<u64>().ok());
+    let kib = memory
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse::<u64>().ok());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     println!(
         "{cores} cores, {} GiB of memory, Linux {}; one NameNode and two DataNodes on the same host. \
          Medians of {} alternating rounds.\n",
         kib.unwrap_or(0) >> 20,
-        kernel.trim(),
+        kernel.split('-').next().unwrap_or_default().trim(),
         size.rounds
     );
 }
@@ -51,7 +53,11 @@ pub fn ratio(ours: Duration, theirs: Duration) -> String {
 /// Reads and bytes of HDFS.
 pub fn cost(counters: Counters) -> [String; 2] {
     let bytes = counters.payload_bytes();
-    let text = if bytes < 10_000_000 { format!("{} kB", bytes / 1_000) } else { format!("{} MB", bytes / 1_000_000) };
+    let text = if bytes < 10_000_000 {
+        format!("{} kB", bytes / 1_000)
+    } else {
+        format!("{} MB", bytes / 1_000_000)
+    };
     [counters.reads.to_string(), text]
 }
 

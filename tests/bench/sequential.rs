@@ -52,7 +52,8 @@ pub fn run(hdfs: &Arc<Hdfs>, size: &Size) {
 
     let times = |runs: &[Run]| report::median(&runs.iter().map(|run| run.time).collect::<Vec<_>>());
     let rate = |t: Duration| format!("{:.0} MB/s", size.sequential_bytes as f64 / 1e6 / t.as_secs_f64());
-    let pairs: Vec<f64> = raw.iter().zip(&cat).map(|(r, c)| r.time.as_secs_f64() / c.time.as_secs_f64()).collect();
+    let pairs: Vec<f64> =
+        raw.iter().zip(&cat).map(|(r, c)| r.time.as_secs_f64() / c.time.as_secs_f64()).collect();
     report::section(
         &format!("Sequential read of {} MiB, cold", size.sequential_bytes >> 20),
         &["", "median", "rate", "of raw (target 0.7)", "HDFS reads", "HDFS bytes"],
@@ -61,7 +62,14 @@ pub fn run(hdfs: &Arc<Hdfs>, size: &Size) {
         [("hdfs-native, 4 MiB ranges", &raw, 1.0), ("cat through the mount", &cat, report::median(&pairs))]
     {
         let [reads, bytes] = report::cost(runs[0].cost);
-        report::row(&[name.into(), report::time(times(runs)), rate(times(runs)), format!("{of_raw:.2}"), reads, bytes]);
+        report::row(&[
+            name.into(),
+            report::time(times(runs)),
+            rate(times(runs)),
+            format!("{of_raw:.2}"),
+            reads,
+            bytes,
+        ]);
     }
     report::end();
 }
@@ -121,6 +129,10 @@ fn write(path: &Path, len: u64) {
 fn hdfs_raw() -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
     let program = own.with_file_name("hdfs_raw");
-    assert!(program.is_file(), "{} is not built: cargo build --release --example hdfs_raw -p springhouse-fuse", program.display());
+    assert!(
+        program.is_file(),
+        "{} is not built: cargo build --release --example hdfs_raw -p springhouse-fuse",
+        program.display()
+    );
     program
 }

@@ -39,7 +39,12 @@ impl Meter {
         let pages = difference(now.pages, before.pages);
         if self.through_a_mount {
             let (reads, bytes) = (difference(now.reads, before.reads), difference(now.bytes, before.bytes));
-            format!("read from the store: {}, {} (SQLite: {})", plural(reads, "read"), screen::bytes(bytes), plural(pages, "page"))
+            format!(
+                "read from the store: {}, {} (SQLite: {})",
+                plural(reads, "read"),
+                screen::bytes(bytes),
+                plural(pages, "page")
+            )
         } else {
             format!("read from the store: {} of SQLite", plural(pages, "page"))
         }

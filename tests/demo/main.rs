@@ -27,8 +27,8 @@ use harness::{
     need::Need,
 };
 
-/// Segments of a demo come and go with it: no reason to look for new ones often.
-const DISCOVERY_INTERVAL: &str = "60s";
+/// The segments are kept from run to run and the registry is not, so its store looks like another's.
+const ARGUMENTS: [&str; 3] = ["--take-over-store", "--log", "error"];
 const DISCOVERED_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,8 +87,13 @@ fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
     screen::title("Springhouse: SQL over SQLite segments, read in place");
 
     let segments = store::make_or_find()?;
-    let note = segments.made_in.map_or("kept from the last run".into(), |t| format!("made in {:.1} s", t.as_secs_f64()));
-    screen::fact("segments", &format!("{} files, {} ({note})", segments.files, screen::bytes(segments.bytes)));
+    let note = segments
+        .made_in
+        .map_or("kept from the last run".into(), |t| format!("made in {:.1} s", t.as_secs_f64()));
+    screen::fact(
+        "segments",
+        &format!("{} files, {} ({note})", segments.files, screen::bytes(segments.bytes)),
+    );
 
     let in_hdfs = (kind == StoreKind::Hdfs).then(|| copy_to_hdfs(&segments));
     let url = in_hdfs.as_ref().map_or_else(|| format!("file://{}", segments.root.display()), HdfsDir::url);
@@ -99,14 +104,17 @@ fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
     }
 
     let started = Instant::now();
-    let serve = Serve::at(&listen_address(), &url, &["--discovery-interval", DISCOVERY_INTERVAL, "--log", "warn"]);
+    let serve = Serve::at(&listen_address(), &url, &ARGUMENTS);
     let api = serve.api();
     harness::within(DISCOVERED_LIMIT, || {
         let list = api.send(reqwest::Method::GET, "/v1/segments?limit=1", &[], None).ok()?.json();
         (list["total"].as_u64()? >= segments.files).then_some(())
     })
     .ok_or_else(|| format!("the gateway does not know all segments after {DISCOVERED_LIMIT:?}"))?;
-    screen::fact("gateway", &format!("{} (up, all segments known after {})", api.base(), screen::time(started.elapsed())));
+    screen::fact(
+        "gateway",
+        &format!("{} (up, all segments known after {})", api.base(), screen::time(started.elapsed())),
+    );
 
     let cost = cost::Meter::of(&serve, fuse.is_ok());
     let asked = queries::all();

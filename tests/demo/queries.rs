@@ -67,7 +67,10 @@ pub fn run(number: usize, query: &Query, api: &Api, meter: &Meter) -> Result<(),
     let took = started.elapsed();
     let rows = answer.map_err(|refusal| format!("{}: {}", refusal.code, refusal.message))?;
     if rows.rows.is_empty() {
-        return Err(format!("segment {} has no such row: remove the demo directory and try again", query.segment));
+        return Err(format!(
+            "segment {} has no such row: remove the demo directory and try again",
+            query.segment
+        ));
     }
     let names: Vec<&str> = rows.columns.iter().map(|(name, _)| name.as_str()).collect();
     screen::table(&names, &rows.rows);
@@ -82,5 +85,8 @@ pub fn curl(query: &Query, base: &str) -> String {
     let sql = query.sql.split_whitespace().collect::<Vec<_>>().join(" ");
     let body = json!({ "sql": sql });
     let url = format!("{base}{}", query_path(&query.segment));
-    format!("curl -s {url} -H 'content-type: application/json' \\\n  -d '{}'", body.to_string().replace('\'', "'\\''"))
+    format!(
+        "curl -s {url} -H 'content-type: application/json' \\\n  -d '{}'",
+        body.to_string().replace('\'', "'\\''")
+    )
 }

@@ -23,7 +23,8 @@ pub fn fact(name: &str, value: &str) {
 pub fn table(names: &[&str], rows: &[Vec<Value>]) {
     let cells: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
     let is_number = |c: usize| rows.iter().all(|row| row[c].is_number() || row[c].is_null());
-    let width = |c: usize| cells.iter().map(|row| row[c].chars().count()).chain([names[c].len()]).max().unwrap_or(0);
+    let width =
+        |c: usize| cells.iter().map(|row| row[c].chars().count()).chain([names[c].len()]).max().unwrap_or(0);
     let columns: Vec<(usize, bool)> = (0..names.len()).map(|c| (width(c), is_number(c))).collect();
     let line = |cells: &[String]| {
         let padded = cells.iter().zip(&columns).map(|(text, (width, number))| {

@@ -55,7 +55,7 @@ pub fn make_or_find() -> Result<Segments, String> {
         fs::rename(unfinished.keep(), &root).map_err(failed)?;
         made_in = Some(started.elapsed());
     }
-    let files = segments::files_below(&root);
+    let files = segments::segments_below(&root);
     let bytes = files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).sum();
     Ok(Segments { files: files.len() as u64, bytes, made_in, root })
 }
@@ -74,5 +74,8 @@ fn make(root: &Path) {
 /// The directory that `cargo clean` removes.
 fn build_dir() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
-    own.ancestors().nth(3).map(Path::to_owned).ok_or_else(|| format!("{} is not in a build directory", own.display()))
+    own.ancestors()
+        .nth(3)
+        .map(Path::to_owned)
+        .ok_or_else(|| format!("{} is not in a build directory", own.display()))
 }

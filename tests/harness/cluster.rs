@@ -24,7 +24,6 @@ pub struct Gateway {
 /// `springhouse worker --tier cold`.
 pub struct Worker {
     process: Process,
-    name: String,
 }
 
 /// A process with an API, a data directory, and the arguments to start it again.
@@ -70,7 +69,8 @@ impl Gateway {
 
     /// With further arguments. Leases are short, so that a test need not wait long for a lost worker.
     pub fn with(store: &str, args: &[&str]) -> Self {
-        let args: Vec<&str> = ["--lease-ttl", "2s", "--discovery-interval", "300ms"].iter().chain(args).copied().collect();
+        let args: Vec<&str> =
+            ["--lease-ttl", "2s", "--discovery-interval", "300ms"].iter().chain(args).copied().collect();
         let mut gateway = Self { server: Server::start("gateway", store, &free_address(), &args) };
         gateway.server.wait_live();
         gateway
@@ -78,10 +78,6 @@ impl Gateway {
 
     pub fn api(&self) -> &Api {
         &self.server.api
-    }
-
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.server.process
     }
 
     /// The data directory's parent.
@@ -104,13 +100,22 @@ impl Gateway {
     pub fn wait_workers(&self, names: &[&str]) {
         let live = || -> Vec<String> {
             let workers = self.api().get("/v1/workers").json();
-            let live = workers["workers"].as_array().expect("a list of workers").iter().filter(|w| w["live"] == true);
+            let live = workers["workers"]
+                .as_array()
+                .expect("a list of workers")
+                .iter()
+                .filter(|w| w["live"] == true);
             live.map(|w| w["name"].as_str().expect("a name").to_owned()).collect()
         };
         let mut wanted: Vec<&str> = names.to_vec();
         wanted.sort_unstable();
         let seen = within(READY_LIMIT, || (live() == wanted).then_some(()));
-        assert!(seen.is_some(), "live workers are {:?}, not {wanted:?}\n{}", live(), self.server.process.transcript());
+        assert!(
+            seen.is_some(),
+            "live workers are {:?}, not {wanted:?}\n{}",
+            live(),
+            self.server.process.transcript()
+        );
     }
 }
 
@@ -124,11 +129,7 @@ impl Worker {
         let mut command = springhouse();
         command.args(["worker", "--tier", "cold", "--store", store, "--worker-name", name]);
         command.args(["--gateway", gateway.api().base()]).args(args);
-        Self { process: Process::start(&format!("worker {name}"), command), name: name.into() }
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
+        Self { process: Process::start(&format!("worker {name}"), command) }
     }
 
     pub fn process(&mut self) -> &mut Process {

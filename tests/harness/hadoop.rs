@@ -55,7 +55,12 @@ fn find_or_download() -> Result<PathBuf, String> {
     let download = tempfile::Builder::new().prefix("hadoop-download-").tempdir_in(parent).map_err(failed)?;
     fs::write(download.path().join("pom.xml"), POM).map_err(failed)?;
     let mut maven = Command::new("mvn");
-    maven.current_dir(download.path()).args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]);
+    maven.current_dir(download.path()).args([
+        "-q",
+        "-B",
+        "dependency:copy-dependencies",
+        "-DoutputDirectory=lib",
+    ]);
     let done = process::run(maven, DOWNLOAD_LIMIT);
     if !done.success() {
         let reason = done.stdout.lines().find(|line| line.contains("ERROR")).unwrap_or("no reason given");

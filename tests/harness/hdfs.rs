@@ -21,6 +21,7 @@ const ADMIN_LIMIT: Duration = Duration::from_secs(60);
 /// Attempts to start a cluster: another process may take a port between our look and the bind.
 const START_ATTEMPTS: usize = 3;
 const DATANODES: usize = 2;
+const COPY_THREADS: usize = 4;
 /// HDFS block size of files that ask for none: small, so that files of some MB span several.
 pub const BLOCK_SIZE: u64 = 1 << 20;
 
@@ -140,7 +141,11 @@ impl Hdfs {
         if !safemode.is_empty() {
             return Some(safemode.to_owned());
         }
-        Some(if usable < wanted { format!("{usable} of {wanted} DataNodes are usable") } else { String::new() })
+        Some(if usable < wanted {
+            format!("{usable} of {wanted} DataNodes are usable")
+        } else {
+            String::new()
+        })
     }
 
     /// A fresh directory of the test's own, named after `name`.
@@ -182,7 +187,10 @@ impl Hdfs {
         self.wait_ready().unwrap_or_else(|why| panic!("the NameNode does not come back: {why}"));
         // WebHDFS inside a DataNode finds out by one failed call that its connection was the old one's.
         for datanode in self.datanodes.iter().filter(|d| d.is_running()) {
-            let probe = format!("webhdfs/v1/none?op=OPEN&namenoderpcaddress=127.0.0.1:{}&offset=0", self.namenode.port);
+            let probe = format!(
+                "webhdfs/v1/none?op=OPEN&namenoderpcaddress=127.0.0.1:{}&offset=0",
+                self.namenode.port
+            );
             eventually("WebHDFS finds the new NameNode", READY_LIMIT, || {
                 (block_on(datanode.get(&probe))?.status() == 404).then_some(())
             });
@@ -197,10 +205,8 @@ impl Hdfs {
 
     pub fn safemode(&self, on: bool) {
         let action = if on { "enter" } else { "leave" };
-        let command = hadoop::java(
-            self.home.path(),
-            &["org.apache.hadoop.hdfs.tools.DFSAdmin", "-safemode", action],
-        );
+        let command =
+            hadoop::java(self.home.path(), &["org.apache.hadoop.hdfs.tools.DFSAdmin", "-safemode", action]);
         let done = process::run(command, ADMIN_LIMIT);
         assert!(done.success(), "safemode {action}: {}", done.stderr);
     }
@@ -224,7 +230,8 @@ impl Hdfs {
     fn counters_now(&self) -> Counters {
         let mut sum = Counters::default();
         for datanode in self.datanodes.iter().filter(|d| d.is_running()) {
-            let bean = datanode.jmx("Hadoop:service=DataNode,name=DataNodeActivity*").expect("DataNode counters");
+            let bean =
+                datanode.jmx("Hadoop:service=DataNode,name=DataNodeActivity*").expect("DataNode counters");
             sum.reads += bean["ReadBlockOpNumOps"].as_u64().expect("ReadBlockOpNumOps");
             sum.bytes += bean["BytesRead"].as_u64().expect("BytesRead");
         }
@@ -267,12 +274,21 @@ impl HdfsDir {
         self.hdfs.web.put_file(&self.path(name), local, block_size);
     }
 
-    /// Copies a local directory with all in it.
+    /// Copies the segments of a local store; not its owner's mark.
     pub fn put_tree(&self, local: &Path, block_size: Option<u64>) {
-        for path in super::segments::files_below(local) {
-            let name = path.strip_prefix(local).expect("a file below the directory");
-            self.put_file(&name.to_string_lossy(), &path, block_size);
-        }
+        let files = super::segments::segments_below(local);
+        // Small files are mostly waiting.
+        std::thread::scope(|scope| {
+            for n in 0..COPY_THREADS {
+                let mine = files.iter().skip(n).step_by(COPY_THREADS);
+                scope.spawn(move || {
+                    for path in mine {
+                        let name = path.strip_prefix(local).expect("a file below the directory");
+                        self.put_file(&name.to_string_lossy(), path, block_size);
+                    }
+                });
+            }
+        });
     }
 
     /// Replaces a file as promotion does: written under another name, then renamed over.
@@ -351,10 +367,6 @@ impl Daemon {
     /// Started, and not killed by us.
     pub fn is_running(&self) -> bool {
         self.lock().is_some()
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// What it wrote, if it has ended without being asked to.

@@ -148,7 +148,8 @@ pub fn metric(text: &str, name: &str, labels: &str) -> f64 {
     let samples = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let (set, value) = rest.rsplit_once(' ')?;
-        ((set.is_empty() || set.starts_with('{')) && set.contains(labels)).then(|| value.parse::<f64>().ok())?
+        ((set.is_empty() || set.starts_with('{')) && set.contains(labels))
+            .then(|| value.parse::<f64>().ok())?
     });
     samples.sum()
 }
@@ -254,13 +255,21 @@ impl RawQuery {
 pub fn get_unix(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let bad = || std::io::Error::other(format!("not an HTTP answer: {answer:?}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(bad)?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
-    Ok((status, if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.into() }))
+    Ok((
+        status,
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            unchunk(body)
+        } else {
+            body.into()
+        },
+    ))
 }
 
 fn unchunk(mut body: &str) -> String {

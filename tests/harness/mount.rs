@@ -82,10 +82,6 @@ impl Mount {
         self.path().join(name)
     }
 
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
     fn home(&self) -> &Path {
         self.home.as_ref().expect("taken by drop only").path()
     }
@@ -104,12 +100,6 @@ impl Mount {
         let (status, body) = http::get_unix(&self.socket(), "/stats").expect("the control socket answers");
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).expect("statistics are JSON")
-    }
-
-    /// The daemon's metrics.
-    pub fn metric(&self, name: &str, labels: &str) -> f64 {
-        let (_, text) = http::get_unix(&self.socket(), "/metrics").expect("the control socket answers");
-        http::metric(&text, name, labels)
     }
 
     /// Runs a shell command in the mount's directory; its standard output. It must succeed.
@@ -158,7 +148,12 @@ impl Drop for Mount {
 
 fn command(binary: &Path, url: &str, home: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary);
-    command.args(["mount", url]).arg(home.join("mnt")).arg("--control-socket").arg(home.join("control")).args(args);
+    command
+        .args(["mount", url])
+        .arg(home.join("mnt"))
+        .arg("--control-socket")
+        .arg(home.join("control"))
+        .args(args);
     command
 }
 

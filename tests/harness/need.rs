@@ -35,7 +35,8 @@ impl fmt::Display for Missing {
 impl Need {
     /// `Err` says what is missing. Looked up once.
     pub fn check(self) -> Result<(), Missing> {
-        static ANSWERS: OnceLock<std::sync::Mutex<std::collections::HashMap<Need, Option<Missing>>>> = OnceLock::new();
+        static ANSWERS: OnceLock<std::sync::Mutex<std::collections::HashMap<Need, Option<Missing>>>> =
+            OnceLock::new();
         let answers = ANSWERS.get_or_init(Default::default);
         let mut answers = answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         answers.entry(self).or_insert_with(|| self.look()).clone().map_or(Ok(()), Err)
@@ -46,7 +47,9 @@ impl Need {
             Self::Fuse => fuse(),
             Self::Hdfs => hdfs(),
             Self::SecondUser => second_user(),
-            Self::UserMounts => second_user().or_else(|| program("fusermount3", "fuse3")).or_else(fuse_for_all),
+            Self::UserMounts => {
+                second_user().or_else(|| program("fusermount3", "fuse3")).or_else(fuse_for_all)
+            }
             Self::Sqlite3 => program("sqlite3", "sqlite3"),
         }
     }
@@ -86,7 +89,11 @@ fn fuse() -> Option<Missing> {
 fn fuse_for_all() -> Option<Missing> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata("/dev/fuse").map_or(0, |m| m.permissions().mode());
-    if mode & 0o006 == 0o006 { None } else { missing("/dev/fuse is closed to ordinary users", "chmod 666 /dev/fuse") }
+    if mode & 0o006 == 0o006 {
+        None
+    } else {
+        missing("/dev/fuse is closed to ordinary users", "chmod 666 /dev/fuse")
+    }
 }
 
 /// Whether the kernel lets this process mount: CAP_SYS_ADMIN is bit 21 of the effective set.
@@ -114,8 +121,13 @@ fn second_user() -> Option<Missing> {
 }
 
 fn program(name: &str, package: &str) -> Option<Missing> {
-    let found = env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| is_executable(&dir.join(name))));
-    if found { None } else { missing(&format!("{name} is not installed"), &format!("`apt-get install {package}`")) }
+    let found = env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|dir| is_executable(&dir.join(name))));
+    if found {
+        None
+    } else {
+        missing(&format!("{name} is not installed"), &format!("`apt-get install {package}`"))
+    }
 }
 
 fn is_executable(path: &Path) -> bool {

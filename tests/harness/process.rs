@@ -22,7 +22,6 @@ pub enum Signal {
     Kill,
     Stop,
     Cont,
-    Int,
 }
 
 impl Signal {
@@ -32,7 +31,6 @@ impl Signal {
             Self::Kill => libc::SIGKILL,
             Self::Stop => libc::SIGSTOP,
             Self::Cont => libc::SIGCONT,
-            Self::Int => libc::SIGINT,
         }
     }
 }
@@ -81,10 +79,6 @@ impl Process {
         self.child.id()
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Sends a signal, unless the process has been waited for (its id may be another's by now).
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
@@ -113,35 +107,16 @@ impl Process {
         assert!(self.wait(GO_LIMIT).is_some(), "{} survives SIGKILL for {GO_LIMIT:?}", self.name);
     }
 
-    /// The first value that `pick` finds in a line of standard output, from the start on.
-    pub fn stdout_line<T>(&mut self, what: &str, limit: Duration, pick: impl FnMut(&str) -> Option<T>) -> T {
-        let lines = Arc::clone(&self.stdout);
-        self.line(&lines, what, limit, pick)
-    }
-
-    /// The same for standard error.
+    /// The first value that `pick` finds in a line of standard error, from the start on.
     pub fn stderr_line<T>(&mut self, what: &str, limit: Duration, pick: impl FnMut(&str) -> Option<T>) -> T {
-        let lines = Arc::clone(&self.stderr);
-        self.line(&lines, what, limit, pick)
-    }
-
-    fn line<T>(
-        &mut self,
-        lines: &Lines,
-        what: &str,
-        limit: Duration,
-        pick: impl FnMut(&str) -> Option<T>,
-    ) -> T {
-        match lines.find(limit, pick) {
-            Some(found) => found,
-            None => {
-                let state = match self.exited() {
-                    Some(status) => format!("it ended: {status}"),
-                    None => format!("not within {limit:?}"),
-                };
-                panic!("{} does not say {what}: {state}\n{}", self.name, self.transcript());
-            }
+        if let Some(found) = self.stderr.find(limit, pick) {
+            return found;
         }
+        let state = match self.exited() {
+            Some(status) => format!("it ended: {status}"),
+            None => format!("not within {limit:?}"),
+        };
+        panic!("{} does not say {what}: {state}\n{}", self.name, self.transcript());
     }
 
     pub fn stderr(&self) -> String {
@@ -154,7 +129,12 @@ impl Process {
 
     /// The last lines it wrote, for messages.
     pub fn transcript(&self) -> String {
-        format!("--- stdout of {0} ---\n{1}--- stderr of {0} ---\n{2}", self.name, self.stdout.tail(), self.stderr.tail())
+        format!(
+            "--- stdout of {0} ---\n{1}--- stderr of {0} ---\n{2}",
+            self.name,
+            self.stdout.tail(),
+            self.stderr.tail()
+        )
     }
 }
 
@@ -166,10 +146,15 @@ impl Drop for Process {
             self.signal(Signal::Kill);
             self.wait(GO_LIMIT);
         }
-        if thread::panicking() {
+        if thread::panicking() && in_a_test() {
             eprintln!("{}", self.transcript());
         }
     }
+}
+
+/// Tests run on threads named `file::name`; whoever runs a demo is served better by one line.
+fn in_a_test() -> bool {
+    thread::current().name().is_some_and(|name| name.contains("::"))
 }
 
 /// Runs a command to its end; kills it and panics when that takes longer than `limit`.

@@ -14,7 +14,8 @@ const MIME_TYPES: [&str; 6] =
     ["text/html", "image/jpeg", "application/javascript", "text/css", "application/pdf", "application/json"];
 const STATUS_CODES: [i64; 8] = [200, 200, 200, 200, 301, 304, 404, 503];
 const WORDS: [&str; 12] = [
-    "archive", "news", "library", "river", "cold", "house", "spring", "museum", "data", "north", "field", "press",
+    "archive", "news", "library", "river", "cold", "house", "spring", "museum", "data", "north", "field",
+    "press",
 ];
 const SECTIONS: [&str; 5] = ["articles", "images", "assets", "reports", "feed"];
 /// Hosts of one crawl.
@@ -163,14 +164,24 @@ pub fn from_sql(root: &Path, id: &str, sql: &str) -> PathBuf {
 
 /// Every file below a directory, by name.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<_> =
-        fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).map(|e| e.expect("an entry").path()).collect();
+    let mut entries: Vec<_> = fs::read_dir(dir)
+        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+        .map(|e| e.expect("an entry").path())
+        .collect();
     entries.sort();
     entries.into_iter().flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
+/// Every segment below a directory, by name.
+pub fn segments_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = files_below(dir);
+    files.retain(|path| path.extension().is_some_and(|e| e == "sqlite"));
+    files
+}
+
 fn create(path: &Path) -> Connection {
-    fs::create_dir_all(path.parent().expect("a segment lies in a directory")).expect("the segment's directory");
+    fs::create_dir_all(path.parent().expect("a segment lies in a directory"))
+        .expect("the segment's directory");
     let _ = fs::remove_file(path);
     let db = Connection::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     // A half-made segment is thrown away: it needs neither journal nor fsync.
@@ -233,7 +244,7 @@ fn base32(order: u32, a: u64, b: u64) -> String {
 fn timestamp(s: u64) -> String {
     let (days, rest) = (s / 86_400, s % 86_400);
     let (mut year, mut day) = (1970, days);
-    let leap = |y: u64| y % 4 == 0 && (y % 100 != 0 || y % 400 == 0);
+    let leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
     while day >= 365 + u64::from(leap(year)) {
         day -= 365 + u64::from(leap(year));
         year += 1;
@@ -244,5 +255,12 @@ fn timestamp(s: u64) -> String {
         day -= months[month];
         month += 1;
     }
-    format!("{year:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", month + 1, day + 1, rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+        month + 1,
+        day + 1,
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }

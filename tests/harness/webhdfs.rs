@@ -15,7 +15,6 @@ const OPEN_TRIES: usize = 8;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A NameNode's WebHDFS, as one user.
-#[derive(Clone)]
 pub struct WebHdfs {
     client: reqwest::Client,
     base: String,
@@ -43,11 +42,6 @@ impl WebHdfs {
         Self { client, base: format!("http://127.0.0.1:{namenode_http}/webhdfs/v1"), user: user.into() }
     }
 
-    /// The same as another user.
-    pub fn as_user(&self, user: &str) -> Self {
-        Self { user: user.into(), ..self.clone() }
-    }
-
     /// Writes a file, in HDFS blocks of `block_size` bytes if given. Missing directories are made.
     pub fn put(&self, path: &str, bytes: Vec<u8>, block_size: Option<u64>) {
         block_on(self.upload(path, bytes.into(), block_size));
@@ -56,7 +50,8 @@ impl WebHdfs {
     /// Writes a local file.
     pub fn put_file(&self, path: &str, local: &Path, block_size: Option<u64>) {
         block_on(async {
-            let file = tokio::fs::File::open(local).await.unwrap_or_else(|e| panic!("{}: {e}", local.display()));
+            let file =
+                tokio::fs::File::open(local).await.unwrap_or_else(|e| panic!("{}: {e}", local.display()));
             let chunks = futures::stream::try_unfold(file, |mut file| async move {
                 let mut chunk = vec![0; CHUNK];
                 let n = tokio::io::AsyncReadExt::read(&mut file, &mut chunk).await?;
@@ -139,10 +134,6 @@ impl WebHdfs {
         let answer = block_on(self.json(Method::GET, path, &[("op", "LISTSTATUS")]));
         let entries = answer["FileStatuses"]["FileStatus"].as_array().expect("a list of entries");
         entries.iter().map(status).collect()
-    }
-
-    pub fn stat(&self, path: &str) -> Status {
-        status(&block_on(self.json(Method::GET, path, &[("op", "GETFILESTATUS")]))["FileStatus"])
     }
 
     async fn json(&self, method: Method, path: &str, query: &[(&str, &str)]) -> Value {
