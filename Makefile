@@ -3,12 +3,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test prepare lint unit e2e demo bench audit fmt clean
+.PHONY: help test toolchain prepare lint build unit e2e demo bench audit fmt clean
 
 CARGO ?= cargo
 # One selection of packages for all steps: another one may select other features of a shared
 # dependency, and build it twice.
-TEST := $(CARGO) test --workspace --locked
+SELECTED := --workspace --locked
+TEST := $(CARGO) test --quiet $(SELECTED)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 STORE ?= file
 ONCE ?=
@@ -21,36 +22,44 @@ help: ## Show this list
 	@echo 'Settings: demo STORE=file|hdfs ONCE=1, bench SIZE=full|quick, e2e TEST_NAME=part-of-a-name'
 
 test: ## Check formatting and lints, run all tests; end to end on real HDFS
-test: prepare lint unit e2e
+test: toolchain prepare lint unit e2e
 	$(call step,all passed)
+
+toolchain:
+	@CARGO='$(CARGO)' tests/toolchain
 
 prepare:
 	$(call step,tools for the tests)
 	@tests/prepare fuse3 java maven sqlite3
 
-lint:
+lint: toolchain
 	$(call step,formatting)
 	@$(CARGO) fmt --all -- --check
 	$(call step,lints)
-	@$(CARGO) clippy --quiet --workspace --all-targets --locked -- -D warnings
+	@$(CARGO) clippy --quiet $(SELECTED) --all-targets -- -D warnings
 
-unit:
+# All at once, so that nobody waits for one after the other; the demo and the benchmarks as well.
+build: toolchain
+	$(call step,building the tests (a few minutes the first time))
+	@$(CARGO) build --quiet $(SELECTED) --all-targets
+
+unit: build
 	$(call step,unit tests)
-	@$(TEST) --quiet --lib --bins
+	@$(TEST) --lib --bins
 	$(call step,examples in the documentation)
-	@$(TEST) --quiet --doc
+	@$(TEST) --doc
 
-e2e: ## Run the end-to-end tests alone
+e2e: build ## Run the end-to-end tests alone
 	$(call step,end to end)
-	@$(TEST) --quiet --test e2e -- $(TEST_NAME)
+	@$(TEST) --test e2e -- $(TEST_NAME)
 
-demo: ## See it work: SQL over segments in a store, through the gateway
-	@if [ '$(STORE)' = hdfs ]; then tests/prepare java maven; fi
+demo: toolchain ## See it work: SQL over segments in a store, through the gateway
+	@if [ '$(STORE)' = hdfs ]; then tests/prepare fuse3 java maven; fi
 	$(call step,building (a few minutes the first time))
 	@$(CARGO) build --quiet --release --locked --bins --example demo
-	@'$(TARGET)/release/examples/demo' --store '$(STORE)' $(if $(ONCE),--once)
+	@exec '$(TARGET)/release/examples/demo' --store '$(STORE)' $(if $(ONCE),--once)
 
-bench: ## Measure it end to end on real HDFS; prints a table in Markdown
+bench: toolchain ## Measure it end to end on real HDFS; prints a table in Markdown
 	@tests/prepare fuse3 java maven
 	$(call step,building (a few minutes the first time))
 	@$(CARGO) build --quiet --release --locked --workspace --bins --example bench --example hdfs_raw

@@ -12,6 +12,7 @@ use springhouse_gateway::{
         client::ClientError,
         error::{ApiError, ErrorCode},
     },
+    store::StoreFailure,
 };
 
 use crate::config::Problem;
@@ -213,15 +214,25 @@ impl From<Problem> for Failure {
     }
 }
 
+/// The kind that `gateway_store` made this failure of.
+fn kind_of(failure: &StoreFailure) -> ErrorKind {
+    match failure {
+        StoreFailure::NotFound(_) => ErrorKind::NotFound,
+        StoreFailure::AlreadyExists(_) => ErrorKind::AlreadyExists,
+        StoreFailure::Denied(_) => ErrorKind::PermissionDenied,
+        StoreFailure::Unavailable(_) => ErrorKind::Unavailable,
+        StoreFailure::Other(_) => ErrorKind::Other,
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        let exit = match &error {
-            StartError::Registry(_) => Exit::Failed,
-            StartError::RegistryInUse(_) | StartError::StoreOwned(_) => Exit::InUse,
-            StartError::Store(_) => Exit::Unreachable,
-            StartError::Setting(_) => Exit::Usage,
-        };
-        Self::new(exit, error)
+        match error {
+            StartError::Registry(text) => Self::new(Exit::Failed, text),
+            StartError::RegistryInUse(text) | StartError::StoreOwned(text) => Self::new(Exit::InUse, text),
+            StartError::Store(failure) => Self::from(StoreError::new(kind_of(&failure), failure.to_string())),
+            StartError::Setting(text) => Self::new(Exit::Usage, text),
+        }
     }
 }
 
@@ -286,6 +297,18 @@ mod tests {
         assert_eq!(Failure::from(error.clone()).message(), error.message());
         assert_eq!(Failure::from(error.clone()).exit(), Exit::Usage);
         assert_eq!(Failure::mount(&error).exit(), Exit::MountPoint);
+    }
+
+    #[test]
+    fn a_store_that_does_not_let_the_gateway_start_says_what_to_do() {
+        let failure = |failure: StoreFailure| Failure::from(StartError::Store(failure.about("store x")));
+        let denied = failure(StoreFailure::Denied("/.marker: Permission denied".into()));
+        assert_eq!(denied.exit(), Exit::Denied);
+        assert!(denied.message().starts_with("store x: /.marker: Permission denied; "), "{denied}");
+        let down = failure(StoreFailure::Unavailable("no answer".into()));
+        assert_eq!(down.exit(), Exit::Unreachable);
+        assert!(down.message().contains("; "), "{down}");
+        assert_eq!(failure(StoreFailure::Other("odd".into())).exit(), Exit::Failed);
     }
 
     #[test]

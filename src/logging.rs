@@ -54,13 +54,16 @@ impl Value for LogFilter {
 pub fn init(keys: &LogKeys) -> Result<(), Failure> {
     let bad = |reason: String| Failure::new(Exit::Usage, format!("log: {reason}"));
     let filter = LogFilter::filter(&keys.log.0).map_err(bad)?;
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Whoever read standard error may be gone: no reason to panic, which the subscriber would do when it
+    // tells standard error of it.
+    let builder = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     let installed = match keys.log_format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
     };
     installed.map_err(|error| bad(error.to_string()))?;
-    let _ = IN_FORCE.set([("SPRINGHOUSE_LOG", keys.log.text()), ("SPRINGHOUSE_LOG_FORMAT", keys.log_format.text())]);
+    let _ = IN_FORCE
+        .set([("SPRINGHOUSE_LOG", keys.log.text()), ("SPRINGHOUSE_LOG_FORMAT", keys.log_format.text())]);
     Ok(())
 }
 

@@ -5,7 +5,11 @@
 //! with a defect ends at once and its supervisor starts it again. The exception are threads whose panics
 //! somebody catches, because what they run is not ours: they are known by their names.
 
-use std::{borrow::Cow, panic::PanicHookInfo};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+    panic::PanicHookInfo,
+};
 
 use crate::error::Exit;
 
@@ -24,7 +28,8 @@ pub fn install() {
             tracing::error!("{line}");
             return;
         }
-        eprintln!("springhouse: {line}");
+        // Not `eprintln`: it panics when nobody reads standard error any more.
+        let _ = writeln!(io::stderr(), "springhouse: {line}");
         // Not `exit`: the handlers it runs may wait for the very thread that panics.
         end_now(Exit::Internal.code());
     }));

@@ -20,6 +20,12 @@ impl Shutdown {
     /// Listens for the signals. After the first one the process has `bound` to end by itself; then, or
     /// at a second signal, it ends at once with the signal's own exit code (128 and its number).
     pub fn listen(bound: Duration) -> Result<Self, Failure> {
+        Self::listen_with(bound, || {})
+    }
+
+    /// [`Shutdown::listen`] with what must not be left undone even when the end is forced: short, and
+    /// without waiting for anybody.
+    pub fn listen_with(bound: Duration, at_last: impl FnOnce() + Send + 'static) -> Result<Self, Failure> {
         let failure = |error| Failure::new(Exit::Failed, format!("signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failure)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failure)?;
@@ -36,6 +42,7 @@ impl Shutdown {
                 _ = interrupt.recv() => {}
                 () = tokio::time::sleep(bound) => tracing::warn!("did not stop within {bound:?}: ends now"),
             }
+            at_last();
             panics::end_now(code);
         });
         Ok(Self(shutdown))

@@ -5,9 +5,9 @@ use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use crate::{
     harness::{
-        cluster::springhouse,
+        file_url as url,
         mount::{Mount, is_mounted},
-        need, ports, process, scratch, segments, springhouse_binary,
+        need, ports, process, scratch, segments, springhouse, springhouse_binary,
     },
     registry::tests,
 };
@@ -38,6 +38,7 @@ fn urls() {
             vec!["mount", url, &text(dir.path())],
             vec!["serve", "--store", url],
             vec!["gateway", "--store", url],
+            vec!["worker", "--store", url],
         ] {
             let line = fails(USAGE, &args);
             assert!(line.contains("file:///path"), "{args:?} shows no good URL: {line}");
@@ -55,6 +56,7 @@ fn unreachable_namenode() {
         vec!["mount", &url, &text(dir.path()), "--store-deadline", "2s"],
         vec!["gateway", "--store", &url, "--data", &data, "--listen", &listen, "--store-deadline", "2s"],
         vec!["serve", "--store", &url, "--data", &data, "--listen", &listen, "--store-deadline", "2s"],
+        vec!["worker", "--store", &url, "--listen", &listen, "--store-deadline", "2s"],
     ] {
         let line = fails(UNREACHABLE, &args);
         assert!(line.contains(&url), "{line}");
@@ -292,8 +294,4 @@ fn home_of_nobody() -> tempfile::TempDir {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn url(path: &Path) -> String {
-    format!("file://{}", path.display())
 }

@@ -1,22 +1,23 @@
 //! What the cluster does when a part of it dies; docs/SEMANTICS.md.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use serde_json::json;
 
 use crate::{
     harness::{
-        cluster::{Gateway, Worker, springhouse},
-        eventually,
+        cluster::{Gateway, Worker},
+        eventually, file_url as url,
         http::{End, RawQuery},
         process::{self, children_of},
-        scratch, segments,
+        scratch, segments, springhouse,
     },
     registry::tests,
 };
 
 tests! {
     [] gateway_killed, gateway_warms_up, worker_killed, worker_frozen, worker_killed_in_the_middle_of_an_answer, secret,
+       worker_of_another_store_refused,
        second_registry_refused;
     [Fuse] mount_killed;
 }
@@ -188,6 +189,19 @@ fn secret() {
     assert_eq!(gateway.api().query("seg001", "select n from t").worker, "friend");
 }
 
+/// A worker that reads another store would answer with another one's rows.
+fn worker_of_another_store_refused() {
+    let (root, other) = (store(), store());
+    let gateway = Gateway::of(&url(root.path()));
+    let mut stranger = Worker::of(&url(other.path()), &gateway, "stranger");
+    let _right = Worker::of(&url(root.path()), &gateway, "right");
+    stranger.process().stderr_line("that it is refused", LIMIT, |line| {
+        (line.contains("refuses") && line.contains(&url(root.path()))).then_some(())
+    });
+    gateway.wait_workers(&["right"]);
+    assert_eq!(gateway.api().query("seg001", "select n from t").worker, "right");
+}
+
 fn second_registry_refused() {
     let root = store();
     let gateway = Gateway::of(&url(root.path()));
@@ -213,10 +227,6 @@ fn store() -> tempfile::TempDir {
         );
     }
     root
-}
-
-fn url(dir: &Path) -> String {
-    format!("file://{}", dir.display())
 }
 
 fn command_line(id: u32) -> String {

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
-    harness::{cluster::springhouse, process, repository, scratch},
+    harness::{process, repository, scratch, springhouse},
     registry::tests,
 };
 

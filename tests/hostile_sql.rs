@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     harness::{
         cluster::Serve,
+        file_url as url,
         process::resident_bytes,
         scratch,
         segments::{self, files_below, noise},
@@ -276,8 +277,4 @@ fn expected(code: &str) -> bool {
 fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let files = files_below(dir).into_iter();
     files.map(|path| (path.display().to_string(), fs::read(&path).expect("a file"))).collect()
-}
-
-fn url(dir: &Path) -> String {
-    format!("file://{}", dir.display())
 }

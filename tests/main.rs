@@ -9,27 +9,43 @@
 
 use std::process::ExitCode;
 
+mod access;
 mod arrows;
 mod bad_input;
+mod catalog;
+mod cli;
 mod cluster_faults;
 mod config;
+mod demo_runs;
 mod docs;
 mod harness;
 mod hostile_sql;
+mod load;
+mod mount_daemon;
+mod mount_ends;
 mod mount_faults;
 mod mount_reads;
 mod query;
+mod query_faults;
 mod registry;
 mod selftest;
 mod store_contract;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 11] = [
+const TESTS: [&[registry::Test]; 19] = [
+    query_faults::TESTS,
     mount_faults::TESTS,
+    mount_ends::TESTS,
     mount_reads::TESTS,
+    mount_daemon::TESTS,
     cluster_faults::TESTS,
     hostile_sql::TESTS,
     query::TESTS,
+    load::TESTS,
+    catalog::TESTS,
+    access::TESTS,
+    demo_runs::TESTS,
+    cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,
     bad_input::TESTS,

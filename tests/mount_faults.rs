@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     os::unix::fs::{FileExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     harness::{
-        eventually,
+        eventually, file_url as url,
         hdfs::{Hdfs, HdfsDir},
         mount::{Mount, is_mounted},
         process::{self, Process},
@@ -72,6 +72,11 @@ fn both_datanodes_stopped() {
     }
     // A reader of its own process: it ends by itself in time, or at least can be killed.
     let mut cat = Process::start("cat", command("cat", &mount.file("large")));
+    // And one that nobody waits for: killed, it is gone when its read is, at the latest.
+    let mut victim = Process::start("cat", command("cat", &mount.file("other")));
+    victim.signal(process::Signal::Kill);
+    let gone = victim.wait(DEADLINE + SLACK);
+    assert!(gone.is_some(), "a killed reader is in state {}", process::state_of(victim.id()));
     // Reads at far places, one after the other: each an error of its own, and their deadlines do not add up.
     let started = Instant::now();
     for i in 1..=5 {
@@ -223,10 +228,6 @@ fn terminated_daemon_unmounts() {
     assert!(status.success(), "{status}");
     assert!(!is_mounted(&mount.path()));
     drop(held);
-}
-
-fn url(dir: &Path) -> String {
-    format!("file://{}", dir.display())
 }
 
 /// A directory with `large` of many HDFS blocks, and `other`, its first eighth.

@@ -265,7 +265,7 @@ fn ordinary_user() {
         sh.arg("-c").arg(script).env("MOUNT", mount.path());
         process::run(need::as_nobody(sh), std::time::Duration::from_secs(30))
     };
-    assert_eq!(as_nobody("cat \"$MOUNT\"/file").stdout, "bytes");
+    assert_eq!(as_nobody("cat \"$MOUNT\"/file").stdout.trim(), "bytes");
     assert!(as_nobody("cat \"$MOUNT\"/secret").stderr.contains("Permission denied"));
     // Root is somebody else, and sees nothing.
     let error = fs::read(mount.file("file")).expect_err("the mount is its user's alone");

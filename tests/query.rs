@@ -1,14 +1,13 @@
 //! What a query promises; docs/SEMANTICS.md and docs/HTTP.md.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
-use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::{
     harness::{
         cluster::Serve,
-        eventually,
+        eventually, file_url as url,
         hdfs::Hdfs,
         http::RawQuery,
         scratch,
@@ -18,8 +17,7 @@ use crate::{
 };
 
 tests! {
-    [] names_its_generation, new_segment_is_found, values_survive, parameters, limits, formats, errors_say_what_to_do,
-       segments_are_listed, same_id_in_two_directories, health_and_metrics, many_at_once;
+    [] names_its_generation, values_survive, parameters, limits, formats, errors_say_what_to_do, health_and_metrics;
     [Fuse, Hdfs] answers_from_hdfs;
 }
 
@@ -91,42 +89,6 @@ fn names_its_generation() {
         let answer = api.ask("seg1", json!({ "sql": "select max(n) from t" })).ok()?;
         (answer.rows == [[json!(20)]]).then_some(())
     });
-}
-
-fn new_segment_is_found() {
-    let root = scratch();
-    segments::from_sql(root.path(), "first1", "create table t (n)");
-    // So rare a discovery that only the look at the moment of asking can find it.
-    let serve = Serve::with(&url(root.path()), &["--discovery-interval", "1h"]);
-    let api = serve.api();
-    let seven = "create table t (n); insert into t values (7);";
-    assert_eq!(api.refused("later1", "select 1").code, "segment_not_found");
-    segments::from_sql(root.path(), "later1", seven);
-    segments::from_sql(root.path(), "later2", seven);
-    assert_eq!(api.query("later2", "select n from t").rows, [[json!(7)]], "at once");
-    // That an id is nowhere is believed for a second.
-    let found = eventually("one that was asked for before", Duration::from_secs(10), || {
-        api.ask("later1", json!({ "sql": "select n from t" })).ok()
-    });
-    assert_eq!(found.rows, [[json!(7)]]);
-
-    // A listing shows what comes and goes after the discovery interval.
-    drop(serve);
-    let serve = Serve::with(&url(root.path()), &["--discovery-interval", "300ms", "--take-over-store"]);
-    let ids = || -> Vec<String> {
-        let list = serve.api().get("/v1/segments").json();
-        let segments = list["segments"].as_array().expect("a list").iter();
-        segments.map(|s| s["id"].as_str().expect("an id").to_owned()).collect()
-    };
-    let shows = |what: &str, wanted: &[&str]| {
-        eventually(what, Duration::from_secs(10), || (ids() == wanted).then_some(()));
-    };
-    shows("all are listed", &["first1", "later1", "later2"]);
-    segments::from_sql(root.path(), "new1", "create table t (n)");
-    shows("a new one is listed", &["first1", "later1", "later2", "new1"]);
-    fs::remove_file(root.path().join(segments::relative_path("first1"))).expect("it is there");
-    shows("a deleted one is not", &["later1", "later2", "new1"]);
-    assert_eq!(serve.api().refused("first1", "select 1").code, "segment_not_found");
 }
 
 fn values_survive() {
@@ -324,60 +286,6 @@ fn errors_say_what_to_do() {
     assert_eq!(send(Method::GET, "/nowhere", "application/json", ""), of(404, "not_found"));
 }
 
-fn segments_are_listed() {
-    let root = scratch();
-    let ids: Vec<String> = (0..25).map(|n| format!("list{:04}", n * 137)).collect();
-    for id in &ids {
-        segments::from_sql(root.path(), id, "create table t (n)");
-    }
-    fs::write(root.path().join("notes.txt"), "no segment").expect("a file");
-    fs::write(root.path().join("list0001.sqlite._COPYING_.5"), "no segment yet").expect("a file");
-    let serve = Serve::with(&url(root.path()), &EVERY_300_MS);
-    let api = serve.api();
-    eventually("all are known", Duration::from_secs(10), || {
-        (api.get("/v1/segments?limit=1").json()["total"] == 25).then_some(())
-    });
-    let mut seen = Vec::new();
-    let mut path = "/v1/segments?limit=10".to_owned();
-    loop {
-        let page = api.get(&path).json();
-        seen.extend(
-            page["segments"]
-                .as_array()
-                .expect("a page")
-                .iter()
-                .map(|s| s["id"].as_str().expect("an id").to_owned()),
-        );
-        match page["next"].as_str() {
-            Some(next) => path = format!("/v1/segments?limit=10&after={next}"),
-            None => break,
-        }
-    }
-    seen.sort();
-    assert_eq!(seen, ids);
-    let one = api.get(&format!("/v1/segments/{}", ids[3])).json();
-    let size = fs::metadata(root.path().join(segments::relative_path(&ids[3]))).expect("stat").len();
-    assert_eq!((&one["id"], &one["size"]), (&json!(ids[3]), &json!(size)));
-    assert_eq!(one["path"], json!(format!("/{}", segments::relative_path(&ids[3]))));
-    assert_eq!(one["workers"].as_array().map(Vec::len), Some(1));
-    assert_eq!(one["generation"], json!(api.query(&ids[3], "select 1").generation));
-}
-
-fn same_id_in_two_directories() {
-    let root = scratch();
-    let path = segments::from_sql(root.path(), "twice1", "create table t (n)");
-    fs::create_dir(root.path().join("other")).expect("a directory");
-    fs::copy(path, root.path().join("other/twice1.sqlite")).expect("a copy");
-    let serve = Serve::with(&url(root.path()), &EVERY_300_MS);
-    let refusal = eventually("both are known", Duration::from_secs(10), || {
-        serve.api().ask("twice1", json!({ "sql": "select 1" })).err()
-    });
-    assert_eq!((refusal.status, refusal.code.as_str()), (409, "segment_ambiguous"));
-    for path in ["/twi/twice1.sqlite", "/other/twice1.sqlite"] {
-        assert!(refusal.message.contains(path), "{refusal:?}");
-    }
-}
-
 fn health_and_metrics() {
     let root = scratch();
     segments::from_sql(root.path(), "health", "create table t (n)");
@@ -396,35 +304,4 @@ fn health_and_metrics() {
         (&worker["live"], &worker["tier"], &worker["store"]),
         (&json!(true), &json!("cold"), &json!(url(root.path())))
     );
-}
-
-fn many_at_once() {
-    let root = scratch();
-    for n in 0..8 {
-        segments::crawl_statistics(root.path(), &format!("many{n}"), n, 500);
-    }
-    let serve = Serve::of(&url(root.path()));
-    std::thread::scope(|scope| {
-        for client in 0..16_u64 {
-            let api = serve.api();
-            scope.spawn(move || {
-                for i in 0..25 {
-                    let seed = (client + i) % 8;
-                    let row = CrawledUrl::of(seed, i * 7);
-                    let request =
-                        json!({ "sql": "select url from crawled_url where id = ?", "params": [i * 7 + 1] });
-                    let answer = api.ask(&format!("many{seed}"), request).expect("an answer");
-                    assert_eq!(answer.rows, [[json!(row.url)]]);
-                }
-            });
-        }
-    });
-    // The file is where it was, and still what it was.
-    let db = Connection::open(root.path().join(segments::relative_path("many0"))).expect("a database");
-    let check: String = db.query_row("pragma quick_check", [], |row| row.get(0)).expect("a check");
-    assert_eq!(check, "ok");
-}
-
-fn url(dir: &Path) -> String {
-    format!("file://{}", dir.display())
 }

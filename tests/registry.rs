@@ -10,7 +10,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::harness::{hdfs::Hdfs, need, need::Need};
+use crate::harness::{hdfs::Hdfs, need, need::Need, remove_state_home};
 
 /// A test that takes longer has hung: it fails, and the others go on.
 const TEST_LIMIT: Duration = Duration::from_secs(240);
@@ -60,9 +60,14 @@ pub fn run() -> ExitCode {
     let trials = all().map(|test| Trial::ignorable_test(test.full_name(), move || run_one(test)));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     Hdfs::stop_shared();
+    let left = remove_state_home();
     let skipped = SKIPPED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for line in skipped.iter() {
         println!("skipped: {line}");
+    }
+    if !left.is_empty() {
+        println!("left behind: {left:?} (a worker or its mount daemon ended without unmounting)");
+        return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }

@@ -1,14 +1,24 @@
 //! The store's contract, held by a real HDFS.
 
-use springhouse_fuse::store::{Store, StoreOptions, StorePath, contract, open};
+use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
+
+use springhouse_fuse::{
+    error::ErrorKind,
+    store::{CreateOptions, HdfsOptions, Store, StoreOptions, StorePath, contract, hdfs_tasks_running, open},
+};
 
 use crate::{
-    harness::{block_on, hdfs::Hdfs, segments::mix},
+    harness::{
+        block_on, eventually,
+        hdfs::{BLOCK_SIZE, Hdfs},
+        segments::{mix, noise},
+    },
     registry::tests,
 };
 
 tests! {
-    [Hdfs] hdfs_keeps_the_contract, hdfs_does_what_the_model_does;
+    [Hdfs] hdfs_outage_and_corruption_are_told_apart, hdfs_reads_around_corrupt_replicas,
+        hdfs_odd_names_users_and_states, hdfs_keeps_the_contract, hdfs_does_what_the_model_does;
 }
 
 /// Each operation is several calls to the NameNode.
@@ -21,6 +31,169 @@ fn hdfs_keeps_the_contract() {
 fn hdfs_does_what_the_model_does() {
     let operations: Vec<_> = (0..OPERATIONS).map(|i| contract::Operation::from_bits(mix(8, i))).collect();
     on_hdfs("model", async |store| contract::check_operations(store, &path(), &operations).await);
+}
+
+/// Both DataNodes hold bad bytes, but no byte is bad on both: every read gives the right ones.
+fn hdfs_reads_around_corrupt_replicas() {
+    let dir = Hdfs::shared().dir("corrupt");
+    let bytes = noise(11, 3 * BLOCK);
+    dir.put("f", bytes.clone());
+    for (datanode, offset) in
+        [(0, 100_000), (1, BLOCK + 10), (0, 2 * BLOCK + 300_000), (1, 2 * BLOCK + 700_000)]
+    {
+        flip(dir.hdfs(), datanode, &bytes, offset);
+    }
+    let url = dir.url().parse().expect("a store URL");
+    block_on(async {
+        let opened = open(&url, &StoreOptions::default()).expect("the store opens");
+        // HDFS shuffles replicas: each opening meets others first.
+        for _ in 0..5 {
+            let reader = opened.store.open(&at("/f"), None).await.expect("open");
+            let got = reader.read_at(0, bytes.len()).await.expect("every byte has a good replica");
+            assert!(got == bytes, "the bytes are those that were written");
+            for offset in (0..bytes.len()).step_by(150_001) {
+                let got = reader.read_at(offset as u64, 4096).await.expect("a small read");
+                assert!(got == bytes[offset..(offset + 4096).min(bytes.len())], "at {offset}");
+            }
+        }
+    });
+}
+
+/// No right bytes anywhere is `Corrupt`; no answer is not, and takes nothing with it.
+fn hdfs_outage_and_corruption_are_told_apart() {
+    let hdfs = Arc::new(Hdfs::own());
+    let dir = hdfs.dir("outage");
+    let bytes = noise(12, 2 * BLOCK);
+    dir.put("f", bytes.clone());
+    dir.put("good", bytes[..BLOCK].to_vec());
+    let bad = BLOCK + 500_000;
+    // The first block of `f` has the same bytes as `good`; the second is its own.
+    flip(&hdfs, 0, &bytes, bad);
+    flip(&hdfs, 1, &bytes, bad);
+    let url = dir.url().parse().expect("a store URL");
+    let options = StoreOptions { deadline: Duration::from_secs(5), ..StoreOptions::default() };
+    block_on(async {
+        let opened = open(&url, &options).expect("the store opens");
+        let reader = opened.store.open(&at("/f"), None).await.expect("open");
+        for _ in 0..3 {
+            let error = reader.read_at(bad as u64, 10).await.expect_err("no replica has the right bytes");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            let got = reader.read_at(BLOCK as u64, 4096).await.expect("the same HDFS block elsewhere");
+            assert!(got == bytes[BLOCK..BLOCK + 4096]);
+        }
+        let error = reader.read_at(0, bytes.len()).await.expect_err("it is in this read, too");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(opened.counters.snapshot().refused, 0, "the store was never left alone for it");
+
+        // One replica is wrong, the other silent: it may be right.
+        hdfs.datanode(1).stop();
+        let error = reader.read_at(bad as u64, 10).await.expect_err("no good answer");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        let good = opened.store.open(&at("/good"), None).await.expect("open");
+        good.read_at(0, 4096).await.expect("one DataNode is enough");
+
+        // An outage under load: all end, some given up early, and nothing is left behind.
+        hdfs.datanode(0).stop();
+        let reads = (0..64u64).map(|i| {
+            let (reader, offset) = (Arc::clone(if i % 2 == 0 { &reader } else { &good }), i * 8192);
+            let patience = Duration::from_millis(if i % 4 == 0 { 100 * i } else { 60_000 });
+            tokio::spawn(tokio::time::timeout(patience, async move { reader.read_at(offset, 4096).await }))
+        });
+        for read in futures::future::join_all(reads).await {
+            if let Ok(outcome) = read.expect("no read panics") {
+                let error = outcome.expect_err("nobody answers");
+                assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Unavailable), "{error}");
+            }
+        }
+        assert_eq!(opened.counters.running(), 0);
+        hdfs.datanodes().iter().for_each(|datanode| datanode.cont());
+        for _ in 0..60 {
+            if let Ok(got) = good.read_at(0, 4096).await {
+                assert!(got == bytes[..4096]);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        panic!("reads do not come back on the open file");
+    });
+    eventually("no task is left on the HDFS runtime", Duration::from_secs(20), || {
+        (hdfs_tasks_running() == 0).then_some(())
+    });
+}
+
+fn hdfs_odd_names_users_and_states() {
+    let dir = Hdfs::shared().dir("odd");
+    dir.put("file", &b"bytes"[..]);
+    dir.put("secret/file", &b"bytes"[..]);
+    dir.hdfs().web().set_mode(&dir.path("secret"), 0o700);
+    let url = dir.url();
+    let kind = |outcome: springhouse_fuse::error::Result<()>| outcome.map_err(|e| e.kind());
+    block_on(async {
+        let opened = open(&url.parse().expect("a URL"), &StoreOptions::default()).expect("the store opens");
+        let store = &opened.store;
+        // HDFS takes no colon: nothing can have such a name, and nothing can be given it.
+        assert_eq!(kind(store.stat(&at("/a:b")).await.map(drop)), Err(ErrorKind::NotFound));
+        assert_eq!(kind(store.open(&at("/a:b"), None).await.map(drop)), Err(ErrorKind::NotFound));
+        let created = store.create(&at("/a:b"), CreateOptions::default()).await.map(drop);
+        assert_eq!(kind(created), Err(ErrorKind::InvalidArgument));
+        let long = at(&"/0123456789".repeat(800));
+        assert_eq!(kind(store.stat(&long).await.map(drop)), Err(ErrorKind::NotFound));
+        assert_eq!(kind(store.create_dir(&long).await), Err(ErrorKind::NameTooLong));
+
+        // A file being written: what is synchronised is there for who opens it then, and stays his.
+        let growing = at("/growing");
+        let mut writer = store.create(&growing, CreateOptions::default()).await.expect("create");
+        writer.write(noise(13, 100_000).into()).await.expect("write");
+        writer.sync().await.expect("sync");
+        let reader = store.open(&growing, None).await.expect("open");
+        let seen = usize::try_from(reader.metadata().len).expect("small");
+        assert!(seen <= 100_000);
+        writer.write(noise(14, 50_000).into()).await.expect("write");
+        assert!(reader.read_at(0, 1 << 20).await.expect("read") == noise(13, 100_000)[..seen]);
+        writer.close().await.expect("close");
+        match reader.read_at(0, 1 << 20).await {
+            Ok(got) => assert!(got == noise(13, 100_000)[..seen], "as it was opened"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Stale, "{error}"),
+        }
+        assert_eq!(store.stat(&growing).await.expect("stat").len, 150_000);
+
+        // A file as the root, and somebody who may not.
+        let file =
+            open(&format!("{url}/file").parse().expect("a URL"), &StoreOptions::default()).expect("opens");
+        let error = file.check_root().await.expect_err("a file is no store");
+        assert_eq!(error.kind(), ErrorKind::NotADirectory, "{error}");
+        let stranger = HdfsOptions { user: Some("stranger".into()), ..HdfsOptions::default() };
+        let options = StoreOptions { hdfs: stranger, ..StoreOptions::default() };
+        let stranger = open(&url.parse().expect("a URL"), &options).expect("the store opens").store;
+        stranger.open(&at("/file"), None).await.expect("open to all");
+        assert_eq!(
+            kind(stranger.open(&at("/secret/file"), None).await.map(drop)),
+            Err(ErrorKind::PermissionDenied)
+        );
+        assert_eq!(kind(stranger.create_dir(&at("/d")).await), Err(ErrorKind::PermissionDenied));
+    });
+}
+
+const BLOCK: usize = BLOCK_SIZE as usize;
+
+/// Spoils the byte at `offset` of a file of these bytes, on one DataNode only.
+fn flip(hdfs: &Hdfs, datanode: usize, bytes: &[u8], offset: usize) {
+    let start = offset / BLOCK * BLOCK;
+    let home = format!("data{datanode}");
+    let mut replicas: Vec<PathBuf> = hdfs.block_files().into_iter().collect();
+    replicas.retain(|path| {
+        let mut head = [0; 64];
+        path.iter().any(|part| part == home.as_str())
+            && File::open(path).and_then(|replica| replica.read_exact_at(&mut head, 0)).is_ok()
+            && head == bytes[start..start + 64]
+    });
+    assert_eq!(replicas.len(), 1, "the HDFS block has one replica on each DataNode");
+    let replica = File::options().write(true).open(&replicas[0]).expect("the replica");
+    replica.write_all_at(&[!bytes[offset]], (offset - start) as u64).expect("a flipped byte");
+}
+
+fn at(path: &str) -> StorePath {
+    StorePath::parse(path).expect("a valid path")
 }
 
 fn on_hdfs(name: &str, check: impl AsyncFnOnce(&dyn Store)) {

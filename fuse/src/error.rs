@@ -79,6 +79,7 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    of_one_file: bool,
 }
 
 /// The result of a store or file operation.
@@ -87,7 +88,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind`; `message` names the thing and the reason, in one line.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), of_one_file: false }
+    }
+
+    /// The store did answer, and only this file is out of reach: its HDFS block has no replica now, for
+    /// instance. No reason to leave the whole store alone for a while.
+    #[must_use]
+    pub fn of_one_file(self) -> Self {
+        Self { of_one_file: true, ..self }
+    }
+
+    /// Whether [`Error::of_one_file`] was said of it.
+    pub fn is_of_one_file(&self) -> bool {
+        self.of_one_file
     }
 
     /// What the caller has to do.
@@ -103,7 +116,7 @@ impl Error {
     /// The same kind with `context: ` before the message.
     #[must_use]
     pub fn context(self, context: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: format!("{context}: {}", self.message) }
+        Self { message: format!("{context}: {}", self.message), ..self }
     }
 
     /// The kind that an operating system error of the local store means.

@@ -48,9 +48,9 @@ pub enum StartError {
     /// The store belongs to another registry, or the registry to another store.
     #[error("{0}")]
     StoreOwned(String),
-    /// The store cannot be reached.
+    /// The store cannot be reached, or does not let us.
     #[error("{0}")]
-    Store(String),
+    Store(StoreFailure),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -259,7 +259,7 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
                 "the store cannot be reached; the catalog is the last known one"
             );
         }
-        Err(failure) => return Err(StartError::Store(format!("store {url}: {failure}"))),
+        Err(failure) => return Err(StartError::Store(failure.about(&format!("store {url}")))),
     }
     if !known {
         let state = state.clone();

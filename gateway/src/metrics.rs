@@ -1,7 +1,7 @@
 //! What the gateway counts. One registry per gateway, so that two in one process (tests) do not mix.
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -20,7 +20,8 @@ pub struct Metrics {
     pub seconds: HistogramVec,
     /// Requests being answered (up to their first byte).
     pub in_flight: IntGauge,
-    /// Attempts at workers by outcome: `answered`, `unavailable`, `unreachable`, `lost`, `refused`.
+    /// Attempts at workers by outcome: `answered`, `unavailable`, `unreachable`, `lost`, `refused`,
+    /// `timed_out`.
     pub attempts: IntCounterVec,
     /// Queries given to another worker, or again to the same one.
     pub retries: IntCounter,
@@ -42,7 +43,7 @@ pub struct Metrics {
     pub registry_bytes: IntGauge,
     passes: IntCounterVec,
     discovery: IntCounterVec,
-    pass_ms: IntGauge,
+    last_pass_seconds: Gauge,
 }
 
 impl Metrics {
@@ -76,6 +77,8 @@ impl Metrics {
             &["route"],
         )?;
         registry.register(Box::new(seconds.clone()))?;
+        let last_pass_seconds = Gauge::new("discovery_last_pass_seconds", "Duration of the last pass.")?;
+        registry.register(Box::new(last_pass_seconds.clone()))?;
         Ok(Self {
             requests: counters("requests_total", "Requests answered.", &["route", "method", "status"])?,
             seconds,
@@ -92,7 +95,7 @@ impl Metrics {
             registry_bytes: gauge("registry_disk_bytes", "Registry on disk.")?,
             passes: counters("discovery_passes_total", "Discovery passes.", &["outcome"])?,
             discovery: counters("discovery_total", "What discovery did.", &["what"])?,
-            pass_ms: gauge("discovery_last_pass_ms", "Duration of the last pass.")?,
+            last_pass_seconds,
             registry,
         })
     }
@@ -100,7 +103,7 @@ impl Metrics {
     /// Adds a finished pass.
     pub fn pass(&self, report: &DiscoveryReport) {
         self.passes.with_label_values(&[if report.complete { "complete" } else { "incomplete" }]).inc();
-        self.pass_ms.set(i64::try_from(report.took_ms).unwrap_or(i64::MAX));
+        self.last_pass_seconds.set(report.took_ms as f64 / 1e3);
         for (what, n) in [
             ("dirs_listed", report.dirs_listed),
             ("dirs_skipped", report.dirs_skipped),

@@ -64,6 +64,21 @@ pub enum StoreFailure {
     Other(String),
 }
 
+impl StoreFailure {
+    /// The same kind, with what it is about in front.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        let with = |text: String| format!("{what}: {text}");
+        match self {
+            Self::NotFound(text) => Self::NotFound(with(text)),
+            Self::AlreadyExists(text) => Self::AlreadyExists(with(text)),
+            Self::Denied(text) => Self::Denied(with(text)),
+            Self::Unavailable(text) => Self::Unavailable(with(text)),
+            Self::Other(text) => Self::Other(with(text)),
+        }
+    }
+}
+
 /// A segment store as the gateway sees it. Paths are absolute below the store's root, `/` is the root.
 #[async_trait]
 pub trait SegmentStore: Send + Sync + 'static {

@@ -90,16 +90,24 @@ pub fn parse() -> Command {
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => {
-            let command = std::env::args().nth(1).filter(|name| is_subcommand(name));
-            let program = command.map_or("springhouse".into(), |name| format!("springhouse {name}"));
-            eprintln!("{program}: {}; see `{program} --help`", in_one_line(&error.render().to_string()));
+            let program = subcommands(std::env::args().skip(1)).join(" ");
+            let reason = in_one_line(&error.render().to_string());
+            let _ = writeln!(io::stderr(), "{program}: {reason}; see `{program} --help`");
             std::process::exit(Exit::Usage.code().into());
         }
     }
 }
 
-fn is_subcommand(name: &str) -> bool {
-    <Cli as clap::CommandFactory>::command().find_subcommand(name).is_some()
+/// `springhouse`, and the subcommands that lead `arguments`: the nearest help is theirs.
+fn subcommands(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut names = vec!["springhouse".to_owned()];
+    for argument in arguments {
+        let Some(next) = command.find_subcommand(&argument).cloned() else { break };
+        names.push(argument);
+        command = next;
+    }
+    names
 }
 
 /// What is wrong and the tip, without the usage text.
@@ -115,7 +123,8 @@ pub fn finish(command: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("springhouse {command}: {failure}");
+            // Not `eprintln`: it panics when nobody reads standard error any more.
+            let _ = writeln!(io::stderr(), "springhouse {command}: {failure}");
             failure.exit().code().into()
         }
     }

@@ -37,7 +37,7 @@ pub struct Args {
     format: Option<Format>,
     /// Value of the next `?`, or of a named parameter as :NAME=VALUE; may be repeated. Numbers, null and
     /// "quoted text" are read as JSON, everything else is text as it stands
-    #[arg(long = "param", value_name = "VALUE", allow_hyphen_values = true)]
+    #[arg(short, long = "param", value_name = "VALUE", allow_hyphen_values = true)]
     params: Vec<String>,
     /// Stop after so many rows
     #[arg(long, value_name = "N")]

@@ -1,6 +1,10 @@
 //! A configuration file: flat TOML, with the line of every key.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use toml_edit::{Document, Item, Value};
 
@@ -15,14 +19,20 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The text of a configuration file.
 pub(crate) fn read(path: &Path) -> Result<String, Problem> {
-    let problem = |reason: String| {
-        Problem(format!("configuration file {}: {reason}; name another with --config", path.display()))
-    };
-    let length = std::fs::metadata(path).map_err(|e| problem(e.to_string()))?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(problem(format!("has {length} bytes, which is no configuration")));
+    let problem = |reason: &str| Problem(format!("configuration file {}: {reason}", path.display()));
+    let unreadable = |error: io::Error| problem(&format!("{error}; correct the path"));
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(problem("is a directory; name a file in it"));
     }
-    std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))
+    let mut bytes = Vec::new();
+    // What is no ordinary file (a pipe) has no length to look at.
+    let mut file = File::open(path).map_err(unreadable)?.take(FILE_BYTES_MAX + 1);
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(problem("has more than 1 MiB, which is no configuration; correct the path"));
+    }
+    String::from_utf8(bytes).map_err(|_| problem("is not TOML: it is not UTF-8 text"))
 }
 
 /// What `text` gives to the keys of `role`; what is wrong with it goes to `problems`.

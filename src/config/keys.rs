@@ -97,6 +97,12 @@ pub trait Group: Sized {
 
     /// Its values.
     fn read(resolved: &Resolved) -> Result<Self, Problem>;
+
+    /// Whether values that are good each by itself contradict each other. A group where they can has a
+    /// method of its own of this name, which goes before this one.
+    fn check(&self) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 /// A program that has a configuration file.
@@ -113,6 +119,9 @@ pub trait Role: Sized {
 
     /// Its values.
     fn read(resolved: &Resolved) -> Result<Self, Problem>;
+
+    /// What contradicts what; groups that lack a required key are left out.
+    fn contradictions(resolved: &Resolved) -> Vec<Problem>;
 
     /// All keys.
     fn specs() -> Vec<KeySpec> {
@@ -183,6 +192,16 @@ macro_rules! role {
             ) -> Result<Self, $crate::config::resolve::Problem> {
                 use $crate::config::keys::Group;
                 Ok(Self { $( $field: <$group>::read(resolved)?, )+ })
+            }
+
+            fn contradictions(
+                resolved: &$crate::config::resolve::Resolved,
+            ) -> Vec<$crate::config::resolve::Problem> {
+                use $crate::config::keys::Group;
+                [$( <$group>::read(resolved).ok().and_then(|group| group.check().err()), )+]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
         }
     };

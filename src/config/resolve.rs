@@ -126,6 +126,9 @@ pub fn resolve<R: Role>(inputs: &Inputs) -> Result<(R, Resolved), Vec<Problem>> 
             problems.push(missing(spec));
         }
     }
+    if problems.is_empty() {
+        problems = R::contradictions(&resolved);
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -139,7 +142,10 @@ pub fn check_file<R: Role>(path: &Path) -> Vec<Problem> {
     match file::read(path) {
         Ok(text) => {
             let given = file::parse(R::NAME, &specs, path, &text, &mut problems);
-            merge(&specs, given, &mut problems);
+            let resolved = merge(&specs, given, &mut problems);
+            if problems.is_empty() {
+                problems = R::contradictions(&resolved);
+            }
         }
         Err(problem) => problems.push(problem),
     }

@@ -58,6 +58,11 @@ impl MountPointKeys {
 }
 
 impl EngineKeys {
+    /// See [`super::keys::Group::check`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        self.settings().map(drop)
+    }
+
     /// Limits of the query engine; a problem if they contradict each other.
     pub fn settings(&self) -> Result<QuerySettings, Problem> {
         let settings = QuerySettings {
@@ -110,6 +115,11 @@ impl EngineKeys {
 }
 
 impl GatewayKeys {
+    /// See [`super::keys::Group::check`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        self.settings(Path::new("/"), None).map(drop)
+    }
+
     /// Settings of the gateway with its registry in `data_dir`.
     pub fn settings(
         &self,

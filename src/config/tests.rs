@@ -119,6 +119,14 @@ fn broken_toml_has_its_line_and_a_missing_file_its_name() {
     let found = check_file::<Serve>(&path);
     assert_eq!(found.len(), 1);
     assert!(found[0].0.starts_with(&format!("{}:2: is not TOML: ", path.display())), "{}", found[0]);
+    let (_dir, path) = file("page_cache = \"2MiB\"\nquery_memory = \"1MiB\"\nfull_pass_interval = \"1s\"\n");
+    let found = check_file::<Serve>(&path);
+    assert_eq!(found.len(), 2, "also without the required store: {found:?}");
+    assert!(found.iter().any(|problem| problem.0.contains("half of query_memory")), "{found:?}");
+    let (dir, path) = file("");
+    std::fs::write(&path, b"\xff\xfe").expect("written");
+    assert!(check_file::<Serve>(&path)[0].0.ends_with("it is not UTF-8 text"));
+    assert!(check_file::<Serve>(dir.path())[0].0.contains("is a directory"));
     let found = check_file::<Serve>(Path::new("/nowhere/serve.toml"));
     assert!(found[0].0.starts_with("configuration file /nowhere/serve.toml: No such file"), "{}", found[0]);
 }
@@ -207,15 +215,17 @@ fn defaults_are_those_of_the_parts() {
 
 #[test]
 fn contradictions_are_found() {
-    let serve = |flags: &[(&'static str, &str)]| {
-        let mut flags: Vec<_> = flags.iter().map(|(key, text)| flag(key, text)).collect();
-        flags.push(flag("store", "file:///x"));
-        resolve::<Serve>(&Inputs { flags, ..Inputs::default() }).expect("each value is good").0
-    };
-    let engine = serve(&[("connections_max", "3"), ("query_threads", "4")]).engine.settings();
-    assert!(engine.expect_err("fewer").0.contains("less than query_threads (4)"));
-    let gateway = serve(&[("deadline_default", "6m")]).gateway.settings(Path::new("/d"), None);
-    assert!(gateway.expect_err("longer").0.contains("longer than deadline_max"));
+    let flags = [
+        ("store", "file:///x"),
+        ("connections_max", "3"),
+        ("query_threads", "4"),
+        ("deadline_default", "6m"),
+    ];
+    let flags = flags.map(|(key, text)| flag(key, text)).to_vec();
+    let found = problems::<Serve>(&Inputs { flags, ..Inputs::default() });
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("longer than deadline_max"), "{found:?}");
+    assert!(found[1].contains("less than query_threads (4)"), "{found:?}");
 }
 
 #[test]
@@ -361,6 +371,7 @@ fn names_of_keys_are_known_across_roles() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn sizes_and_times_read_back(size in 0..1u64 << 60, ms in 0..1u64 << 43, block in 0..40u32) {
         type AnySize = Size<0, { u64::MAX }>;

@@ -40,6 +40,12 @@ const STOP_MAX: Duration = Duration::from_secs(8);
 /// Pauses between restarts: doubled from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// How often a daemon is asked whether it lives, and how long it may take to say so.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// A daemon that answers nothing for this long, or for the store's deadline if that is longer, hangs.
+const SILENCE_MIN: Duration = Duration::from_secs(5);
+
 /// A mount that was up for this long is restarted at once when it dies.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -123,10 +129,7 @@ impl MountChild {
 
     /// Speaks to the daemon's control socket.
     pub fn control(&self) -> Result<ControlClient> {
-        match &self.socket {
-            Some(socket) => ControlClient::new(socket),
-            None => ControlClient::for_dir(&self.dir),
-        }
+        control(self.socket.as_deref(), &self.dir)
     }
 
     /// Waits until the mount answers and gives its epoch; the daemon's own error line if it cannot.
@@ -156,6 +159,13 @@ impl MountChild {
         // The supervisor ends by itself in a bounded time; an error is its end as well.
         let _ = self.ended.await;
         Ok(())
+    }
+}
+
+fn control(socket: Option<&Path>, dir: &Path) -> Result<ControlClient> {
+    match socket {
+        Some(socket) => ControlClient::new(socket),
+        None => ControlClient::for_dir(dir),
     }
 }
 
@@ -228,6 +238,9 @@ impl Supervisor {
             .stdout(Stdio::piped())
             // Its log is ours: the same format on the same standard error.
             .stderr(Stdio::inherit())
+            // A Ctrl-C at the terminal is for the parent, which ends the mount when nobody reads from it
+            // any more.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
     }
@@ -270,11 +283,19 @@ impl Supervisor {
         self.epoch += 1;
         let dir = self.settings.dir.clone();
         self.tell.send_replace(MountState::Ready { dir, epoch: self.epoch });
+        let daemon = control(self.settings.control_socket.as_deref(), &self.settings.dir);
+        let silence = silence(daemon, self.settings.deadline.max(SILENCE_MIN));
         tokio::select! {
             ended = child.wait() => {
                 let how = how_it_ended(ended);
                 self.clear(entry).await;
                 Some(Failure::new(Exit::Failed, format!("the mount daemon {how}")))
+            }
+            silence = silence => {
+                kill_now(&mut child, entry.as_ref()).await;
+                self.clear(entry).await;
+                let message = format!("the mount daemon answered nothing for {} s: killed", silence.as_secs());
+                Some(Failure::new(Exit::Failed, message))
             }
             _ = &mut self.stopped => {
                 end(&mut child, entry.as_ref()).await;
@@ -313,12 +334,44 @@ async fn end(child: &mut Child, entry: Option<&MountEntry>) {
         return;
     }
     tracing::warn!("the mount daemon does not end: killed");
+    kill_now(child, entry).await;
+}
+
+async fn kill_now(child: &mut Child, entry: Option<&MountEntry>) {
     if let Some(entry) = entry {
         // Frees whoever waits for it; only root may, and killing it does nearly the same.
         let _ = abort(entry);
     }
     let _ = child.start_kill();
     let _ = timeout(STOP_MAX, child.wait()).await;
+}
+
+/// Returns, with how long it lasted, when the daemon has been silent for `max`: it is stopped, or a
+/// thread of it is stuck. Who waits for its mount would wait for ever.
+async fn silence(daemon: Result<ControlClient>, max: Duration) -> Duration {
+    let daemon = match daemon {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            tracing::warn!(%error, "the mount daemon is not watched for silence");
+            return std::future::pending().await;
+        }
+    };
+    let mut answered = Instant::now();
+    // Two in a row: if it was us who slept, the first one tells nothing.
+    let mut unanswered = 0;
+    loop {
+        sleep(ASK_EVERY).await;
+        match timeout(ASK_EVERY, daemon.livez()).await {
+            Ok(Ok(())) => (answered, unanswered) = (Instant::now(), 0),
+            Ok(Err(_)) | Err(_) => {
+                unanswered += 1;
+                tracing::debug!(unanswered, "the mount daemon does not say that it lives");
+                if unanswered >= 2 && answered.elapsed() >= max {
+                    return answered.elapsed();
+                }
+            }
+        }
+    }
 }
 
 fn how_it_ended(status: std::io::Result<ExitStatus>) -> String {

@@ -4,8 +4,8 @@ use std::{
     env, fs,
     io::Write,
     os::unix::net::UnixDatagram,
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -53,7 +53,16 @@ pub fn run(settings: &MountSettings, report: Report) -> Result<(), Failure> {
 }
 
 async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result<(), Failure> {
-    let stop = Shutdown::listen(STOP_MAX)?;
+    let point: Arc<OnceLock<(PathBuf, u64)>> = Arc::default();
+    let left = Arc::clone(&point);
+    // A daemon that ends without unmounting leaves a mount that only an error answers.
+    let stop = Shutdown::listen_with(STOP_MAX, move || {
+        if let Some((dir, mount_id)) = left.get()
+            && mounted_at(dir).is_ok_and(|there| there.is_some_and(|entry| entry.id == *mount_id))
+        {
+            let _ = detach(dir);
+        }
+    })?;
     let allow_other = settings.allow_other.unwrap_or_else(is_root);
     check_device(allow_other).map_err(|error| Failure::mount(&error))?;
     let store = {
@@ -98,8 +107,10 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
             return Err(vanished(&dir));
         }
     };
+    let _ = point.set((dir.clone(), mount_id));
     let since = Instant::now();
-    let status = Status { fs, store, dir: dir.clone(), mount_id, since, registry, gauges };
+    let status =
+        Status { fs, store, dir: dir.clone(), mount_id, since, registry, gauges, io: io.handle().clone() };
     let router = router(Arc::new(status));
     if let Some(listener) = control.listener.take() {
         let router = router.clone();

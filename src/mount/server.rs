@@ -22,7 +22,10 @@ use springhouse_fuse::{
     fs::FileSystem,
     store::OpenedStore,
 };
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime::Handle,
+};
 
 use super::{MountStats, control::make_runtime_dir};
 
@@ -36,6 +39,8 @@ pub(super) struct Status {
     pub(super) since: Instant,
     pub(super) registry: Registry,
     pub(super) gauges: Gauges,
+    /// Runs what the kernel asks.
+    pub(super) io: Handle,
 }
 
 /// Which size a gauge shows.
@@ -86,10 +91,18 @@ impl Status {
 /// `/livez`, `/stats`, `/metrics`.
 pub(super) fn router(status: Arc<Status>) -> Router {
     Router::new()
-        .route("/livez", get(async || Json(serde_json::json!({ "status": "ok" }))))
+        .route("/livez", get(livez))
         .route("/stats", get(async |State(status): State<Arc<Status>>| Json(status.stats())))
         .route("/metrics", get(metrics))
         .with_state(status)
+}
+
+/// Answers when the threads that serve the mount run, so that a daemon that hangs is known by silence.
+async fn livez(State(status): State<Arc<Status>>) -> Response {
+    match status.io.spawn(async {}).await {
+        Ok(()) => Json(serde_json::json!({ "status": "ok" })).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn metrics(State(status): State<Arc<Status>>) -> Response {

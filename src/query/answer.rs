@@ -24,8 +24,10 @@ use super::{
     errors,
 };
 
-/// Chunks between the SQLite thread and the client.
+/// Chunks between the SQLite thread and the client; a big one fills the queue alone.
 const CHUNKS_MAX: usize = 4;
+/// A chunk of more bytes is big: a row of great values. They would not all have room in memory.
+const BIG_BYTES: usize = 1 << 20;
 /// How long after the deadline the SQLite thread's own words are waited for; it may be stuck in a read.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 
@@ -164,22 +166,22 @@ impl Sender {
     }
 
     fn push(&self, sender: &mpsc::Sender<Chunk>, chunk: Chunk) -> Result<(), ErrorCode> {
-        let chunk = match sender.try_send(chunk) {
-            Ok(()) => return Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(ErrorCode::WorkerLost),
-            Err(mpsc::error::TrySendError::Full(chunk)) => chunk,
-        };
-        // The client is slower than SQLite. Not on a runtime's thread: this is a SQLite thread.
-        let room = self.runtime.block_on(async {
-            tokio::time::timeout_at(self.control.deadline().into(), sender.reserve()).await
-        });
-        match room {
-            Ok(Ok(permit)) => {
-                permit.send(chunk);
-                Ok(())
+        let (Chunk::More(bytes) | Chunk::Last(bytes)) = &chunk;
+        let slots = if bytes.len() > BIG_BYTES { CHUNKS_MAX } else { 1 };
+        let permit = match sender.try_reserve_many(slots) {
+            Ok(mut permits) => permits.next(),
+            Err(mpsc::error::TrySendError::Closed(())) => None,
+            Err(mpsc::error::TrySendError::Full(())) => {
+                // The client is slower than SQLite. Not on a runtime's thread: this is a SQLite thread.
+                let room = self.runtime.block_on(async {
+                    tokio::time::timeout_at(self.control.deadline().into(), sender.reserve_many(slots)).await
+                });
+                match room {
+                    Ok(permits) => permits.ok().and_then(|mut permits| permits.next()),
+                    Err(_) => return Err(ErrorCode::DeadlineExceeded),
+                }
             }
-            Ok(Err(_)) => Err(ErrorCode::WorkerLost),
-            Err(_) => Err(ErrorCode::DeadlineExceeded),
-        }
+        };
+        permit.map(|permit| permit.send(chunk)).ok_or(ErrorCode::WorkerLost)
     }
 }

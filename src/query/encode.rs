@@ -65,6 +65,16 @@ impl Encoder {
         self.taken + self.buffer.len() as u64
     }
 
+    /// Bytes taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Forgets what is ready. An answer of which nothing was taken is then none.
+    pub(super) fn discard(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Bytes that are ready.
     pub(super) fn ready(&self) -> usize {
         self.buffer.len()

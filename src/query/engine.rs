@@ -4,7 +4,6 @@
 //! block the very daemon or connection that it waits for.
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -33,6 +32,7 @@ use super::{
     pool::Pool,
     run::{Failure, Outcome, Run},
     sandbox,
+    threads::{Job, Queue},
 };
 
 /// Prepares SQLite for this process; before any other use of it.
@@ -51,32 +51,19 @@ pub struct Engine {
 }
 
 #[derive(Debug)]
-struct Shared {
-    settings: QuerySettings,
-    pool: Pool,
-    metrics: Metrics,
-    queue: Mutex<Queue>,
+pub(super) struct Shared {
+    pub(super) settings: QuerySettings,
+    pub(super) pool: Pool,
+    pub(super) metrics: Metrics,
+    pub(super) queue: Mutex<Queue>,
     /// A job was queued, or the queue was closed.
-    work: Condvar,
+    pub(super) work: Condvar,
+    /// The queue was closed.
+    pub(super) closed: Condvar,
     /// A query ended.
-    ended: Notify,
+    pub(super) ended: Notify,
     /// Stops every query.
     ending: Arc<AtomicBool>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    running: usize,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Job {
-    query: Query,
-    control: Arc<Control>,
-    sender: Sender,
-    arrived: Instant,
 }
 
 impl Engine {
@@ -92,24 +79,18 @@ impl Engine {
         settings.check()?;
         init()?;
         let metrics = Metrics::new(registry).map_err(|e| e.to_string())?;
-        let threads = settings.threads;
         let shared = Arc::new(Shared {
             pool: Pool::new(settings.clone(), files, metrics.clone()),
             settings,
             metrics,
             queue: Mutex::default(),
             work: Condvar::new(),
+            closed: Condvar::new(),
             ended: Notify::new(),
             ending: Arc::default(),
         });
         let engine = Self { shared }; // its drop ends the threads that did start
-        for number in 0..threads {
-            let shared = Arc::clone(&engine.shared);
-            std::thread::Builder::new()
-                .name(format!("sqlite-{number}"))
-                .spawn(move || shared.serve())
-                .map_err(|e| format!("cannot start SQLite thread {number}: {e}"))?;
-        }
+        engine.shared.start_threads()?;
         Ok(engine)
     }
 
@@ -143,7 +124,7 @@ impl Engine {
 
     /// Queries on a thread now.
     pub fn running(&self) -> usize {
-        self.shared.queue.lock().running
+        self.shared.queue.lock().running()
     }
 
     /// Closes all idle connections, for instance because the mount that they were on is gone.
@@ -159,7 +140,7 @@ impl Engine {
                 let ended = self.shared.ended.notified();
                 {
                     let queue = self.shared.queue.lock();
-                    if queue.running == 0 && queue.jobs.is_empty() {
+                    if queue.running() == 0 && queue.jobs.is_empty() {
                         return;
                     }
                 }
@@ -210,37 +191,11 @@ impl Shared {
     fn close(&self) {
         self.queue.lock().closed = true;
         self.work.notify_all();
+        self.closed.notify_all();
     }
 
-    /// A SQLite thread's life.
-    fn serve(&self) {
-        loop {
-            let job = {
-                let mut queue = self.queue.lock();
-                loop {
-                    if let Some(job) = queue.jobs.pop_front() {
-                        queue.running += 1;
-                        self.metrics.queued.set(queue.jobs.len() as i64);
-                        self.metrics.running.set(queue.running as i64);
-                        break job;
-                    }
-                    if queue.closed {
-                        return;
-                    }
-                    self.work.wait(&mut queue);
-                }
-            };
-            self.work_on(job);
-            {
-                let mut queue = self.queue.lock();
-                queue.running -= 1;
-                self.metrics.running.set(queue.running as i64);
-            }
-            self.ended.notify_waiters();
-        }
-    }
-
-    fn work_on(&self, mut job: Job) {
+    /// Runs a query to its end.
+    pub(super) fn work_on(&self, mut job: Job) {
         let result = match job.control.stop() {
             Some(stop) => Err(Failure::from(errors::stopped(stop))),
             // A defect in one query must not take the thread from all others; its connection is gone.
@@ -276,25 +231,32 @@ impl Shared {
     }
 
     fn execute(&self, job: &mut Job) -> Result<(Outcome, Generation), Failure> {
-        let memory = memory::Scope::enter(self.settings.query_memory_bytes);
         let mut expected = job.query.expected;
         let mut retried = false;
         loop {
+            // One for each run, so that a connection that is closed takes nothing along.
+            let memory = memory::Scope::enter(self.settings.query_memory_bytes, &job.control);
             let pooled = self.pool.check_out(&job.query.path, expected, &job.control)?;
-            pooled.sandbox().set_control(Some(Arc::clone(&job.control)));
+            pooled.sandbox().work_for(&job.control);
             let generation = pooled.generation();
-            let result = Run {
+            let run = Run {
                 settings: &self.settings,
                 pool: &self.pool,
                 query: &job.query,
                 control: &job.control,
-                sandbox: pooled.sandbox(),
-                generation,
+                pooled: &pooled,
+            };
+            let mut result = run.run(&mut job.sender);
+            // Whatever went wrong, bytes of two generations may be why.
+            if let Err(failure) = &mut result
+                && let Err(changed) = self.pool.verify(&pooled)
+            {
+                *failure = Failure { error: changed, spoilt: true };
             }
-            .run(&mut job.sender);
             let (hits, misses) = pooled.sandbox().take_page_counts();
             self.metrics.page_hits.inc_by(hits);
             self.metrics.page_misses.inc_by(misses);
+            pooled.sandbox().rest();
             let replaced =
                 result.as_ref().is_err_and(|failure| failure.error.code == ErrorCode::SegmentReplaced);
             let spoilt = match &result {

@@ -67,6 +67,10 @@ pub(super) fn from_sqlite(error: &SqliteError, context: Context<'_>) -> ApiError
     if let Some(denial) = context.denial {
         return ApiError::new(C::SqlForbidden, denial);
     }
+    // A stopped query gets no more memory: so it ends in the middle of a long instruction.
+    if let (ffi::SQLITE_NOMEM, Some(stop)) = (error.code & 0xff, context.stop) {
+        return stopped(stop);
+    }
     match error.code & 0xff {
         ffi::SQLITE_INTERRUPT => stopped(context.stop.unwrap_or(Stop::Cancelled)),
         ffi::SQLITE_NOMEM => ApiError::new(
@@ -128,7 +132,7 @@ pub(super) fn not_found() -> ApiError {
 }
 
 /// A segment that changes faster than it can be opened, or was replaced in the middle.
-pub(super) fn replaced() -> ApiError {
+pub fn replaced() -> ApiError {
     ApiError::new(ErrorCode::SegmentReplaced, "the segment was replaced while it was read; ask again")
 }
 

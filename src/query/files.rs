@@ -30,6 +30,10 @@ pub trait SegmentFiles: Send + Sync + std::fmt::Debug + 'static {
     /// The generation that `path` has now.
     fn generation(&self, path: &str) -> Result<Generation, ApiError>;
 
+    /// Makes sure that files of `generation` that are open at `path` still have its bytes and no others.
+    /// Free where the file system itself sees to that.
+    fn verify(&self, path: &str, generation: Generation) -> Result<(), ApiError>;
+
     /// Whether a file of that name exists: for journals beside a segment.
     fn exists(&self, path: &str) -> Result<bool, ApiError>;
 }

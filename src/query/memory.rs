@@ -3,7 +3,8 @@
 //! A query runs on one thread from its first to its last allocation, so an allocator that counts by
 //! thread knows exactly what that query holds, and can refuse the one allocation that passes its limit:
 //! SQLite then ends that statement with `SQLITE_NOMEM`, which it is tested for, and its neighbours do
-//! not notice.
+//! not notice. For the same reason it is where a stopped query ends that is busy inside one function
+//! call after the other: SQLite asks the progress handler only where its program jumps back.
 //!
 //! Rejected: `hard_heap_limit` counts the whole process, so a heavy query fails its neighbours, and it
 //! needs SQLite's memory statistics, a mutex around every allocation (switched off here). A high-water
@@ -13,18 +14,26 @@
 #![allow(unsafe_code)] // An allocator is raw memory by definition; nothing else is in this file.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     ffi::{c_int, c_void},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use rusqlite::ffi;
+
+use super::control::Control;
+
+/// An allocation of so many bytes or more asks whether its query was stopped: whoever works on values of
+/// this size takes longer for that than the question does.
+const BIG_BYTES: c_int = 64 << 10;
 
 thread_local! {
     /// Bytes that this thread allocated less those it freed since the scope was entered. Frees of
     /// memory from before the scope make it smaller, so a full page cache may be recycled freely.
     static HELD: Cell<i64> = const { Cell::new(0) };
     static LIMIT: Cell<i64> = const { Cell::new(i64::MAX) };
+    /// Of the query that this thread works for.
+    static CONTROL: RefCell<Option<Arc<Control>>> = const { RefCell::new(None) };
 }
 
 /// Puts the counting allocator under SQLite. Must come before any other use of SQLite in the process;
@@ -63,12 +72,14 @@ pub(super) fn install() -> Result<(), String> {
     .clone()
 }
 
-/// While it lives, SQLite calls of this thread may together add `limit` bytes and no more.
+/// While it lives, SQLite calls of this thread may together add `limit` bytes and no more, and nothing
+/// big once their query was stopped.
 #[derive(Debug)]
 pub(super) struct Scope(std::marker::PhantomData<*const ()>); // Not Send: it is about this thread.
 
 impl Scope {
-    pub(super) fn enter(limit: u64) -> Self {
+    pub(super) fn enter(limit: u64, control: &Arc<Control>) -> Self {
+        CONTROL.set(Some(Arc::clone(control)));
         HELD.set(0);
         LIMIT.set(i64::try_from(limit).unwrap_or(i64::MAX));
         Self(std::marker::PhantomData)
@@ -83,7 +94,16 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         LIMIT.set(i64::MAX);
+        CONTROL.set(None);
     }
+}
+
+/// Whether the query that this thread works for was stopped.
+pub(super) fn stopped() -> bool {
+    let asked = CONTROL.try_with(|control| {
+        control.try_borrow().is_ok_and(|control| control.as_ref().is_some_and(|c| c.stop().is_some()))
+    });
+    asked.unwrap_or(false) // the thread is ending
 }
 
 /// Runs `work` without counting it: for freeing what other queries had allocated.
@@ -93,7 +113,10 @@ pub(super) fn uncounted(work: impl FnOnce()) {
     HELD.set(held);
 }
 
-fn fits(more: i64) -> bool {
+fn may(bytes: c_int, more: i64) -> bool {
+    if bytes <= 0 || bytes >= BIG_BYTES && stopped() {
+        return false;
+    }
     HELD.get().saturating_add(more) <= LIMIT.get()
 }
 
@@ -102,7 +125,7 @@ fn count(change: i64) {
 }
 
 unsafe extern "C" fn allocate(bytes: c_int) -> *mut c_void {
-    if bytes <= 0 || !fits(i64::from(bytes)) {
+    if !may(bytes, i64::from(bytes)) {
         return std::ptr::null_mut();
     }
     // SAFETY: malloc of a positive size; malloc_usable_size of what it returned.
@@ -127,7 +150,7 @@ unsafe extern "C" fn reallocate(block: *mut c_void, bytes: c_int) -> *mut c_void
     // SAFETY: as for `free`; on failure realloc leaves the block, and so does the count.
     unsafe {
         let before = libc::malloc_usable_size(block) as i64;
-        if bytes <= 0 || !fits(i64::from(bytes) - before) {
+        if !may(bytes, i64::from(bytes) - before) {
             return std::ptr::null_mut();
         }
         let moved = libc::realloc(block, bytes as usize);

@@ -13,6 +13,7 @@ pub(super) struct Metrics {
     pub(super) bytes: IntCounter,
     pub(super) running: IntGauge,
     pub(super) queued: IntGauge,
+    pub(super) threads_replaced: IntCounter,
     pub(super) pool_hits: IntCounter,
     pub(super) pool_opens: IntCounter,
     pub(super) pool_evictions: IntCounter,
@@ -58,6 +59,10 @@ impl Metrics {
             bytes: counter("springhouse_query_bytes_total", "Bytes of answers.")?,
             running: gauge("springhouse_queries_running", "Queries on a SQLite thread.")?,
             queued: gauge("springhouse_queries_queued", "Queries that wait for a SQLite thread.")?,
+            threads_replaced: counter(
+                "springhouse_query_threads_replaced_total",
+                "SQLite threads stuck in a query beyond its deadline.",
+            )?,
             pool_hits: counter("springhouse_pool_hits_total", "Queries that found an idle connection.")?,
             pool_opens: counter("springhouse_pool_opens_total", "Connections opened.")?,
             pool_evictions: counter("springhouse_pool_evictions_total", "Idle connections closed.")?,

@@ -1,7 +1,7 @@
 //! The query engine: sandboxed, bounded, streamed SQLite over one generation of a segment.
 //!
-//! `engine` (queue, threads) → `run` (one query) → `pool` (connections by generation) → `sandbox` (what a
-//! connection may do) → `raw` (statements). `memory` is under all of it: SQLite's allocator, counting by
+//! `engine` (queue) → `threads` → `run` (one query) → `pool` (connections by generation) → `sandbox` (what a
+//! connection may do; `authorize`, `functions`) → `raw` (statements). `memory` is under all of it: SQLite's allocator, counting by
 //! thread. Nothing outside this directory knows `rusqlite`, and nothing here knows where files lie: that
 //! is [`SegmentFiles`], which the worker implements.
 
@@ -12,6 +12,7 @@ mod encode;
 mod engine;
 mod errors;
 mod files;
+mod functions;
 mod memory;
 mod metrics;
 mod params;
@@ -22,12 +23,13 @@ mod sandbox;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 pub use self::{
     answer::Answer,
     encode::Format,
     engine::{Engine, init},
-    errors::from_io,
+    errors::{from_io, replaced},
     files::{OpenFile, SegmentFiles},
     run::Query,
     sandbox::{sqlite_compile_options, sqlite_version},

@@ -1,5 +1,7 @@
 //! Parameters of a request become values to bind.
 
+use std::collections::HashSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value as Json;
 use springhouse_gateway::api::{
@@ -26,7 +28,7 @@ pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<V
             values.iter().enumerate().map(|(at, json)| value(json, &format!("{}", at + 1))).collect()
         }
         Params::Named(given) => {
-            let mut used = vec![false; given.len()];
+            let mut used = HashSet::with_capacity(given.len());
             let mut values = Vec::with_capacity(names.len());
             let mut missing = Vec::new();
             for name in names {
@@ -35,25 +37,20 @@ pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<V
                         "the statement has parameters without a name: give an array of parameters",
                     ));
                 };
-                let matching: Vec<_> = given
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, (key, _))| *key == name || *key == &name[1..])
-                    .collect();
-                match matching[..] {
-                    [] => missing.push(name.as_str()),
-                    [(at, (key, json))] => {
-                        used[at] = true;
+                match (given.get_key_value(name.as_str()), given.get_key_value(&name[1..])) {
+                    (None, None) => missing.push(name.as_str()),
+                    (Some((key, json)), None) | (None, Some((key, json))) => {
+                        used.insert(key.as_str());
                         values.push(value(json, key)?);
                     }
-                    _ => return Err(bad(format!("parameter {name} is given twice"))),
+                    (Some(_), Some(_)) => return Err(bad(format!("parameter {name} is given twice"))),
                 }
             }
             if !missing.is_empty() {
                 return Err(bad(format!("no value for parameter {}", missing.join(", "))));
             }
             let unknown: Vec<_> =
-                given.keys().zip(&used).filter(|(_, used)| !**used).map(|(key, _)| key.as_str()).collect();
+                given.keys().map(String::as_str).filter(|key| !used.contains(key)).collect();
             if unknown.is_empty() {
                 Ok(values)
             } else {

@@ -4,7 +4,12 @@
 //! that expects that generation takes it without asking the file system anything. The whole is bounded
 //! in connections (open files) and in the memory that idle ones hold; the least recently used go first.
 
-use std::{collections::HashMap, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    collections::HashMap,
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use springhouse_fuse::store::Generation;
@@ -56,7 +61,7 @@ struct Key {
 #[derive(Debug)]
 struct Idle {
     pooled: Pooled,
-    last_used: u64,
+    since: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +69,6 @@ struct State {
     idle: HashMap<Key, Vec<Idle>>,
     idle_count: usize,
     idle_bytes: i64,
-    clock: u64,
 }
 
 impl State {
@@ -87,8 +91,8 @@ impl State {
         let key = self
             .idle
             .iter()
-            .filter_map(|(key, list)| list.first().map(|idle| (idle.last_used, key)))
-            .min_by_key(|(last_used, _)| *last_used)
+            .filter_map(|(key, list)| list.first().map(|idle| (idle.since, key)))
+            .min_by_key(|(since, _)| *since)
             .map(|(_, key)| key.clone())?;
         let list = self.idle.get_mut(&key)?;
         let pooled = list.remove(0).pooled;
@@ -145,7 +149,13 @@ impl Pool {
         if let Some(generation) = expected
             && let Some(pooled) = self.idle(&Key { path: Arc::clone(&path), generation, epoch })
         {
-            return Ok(pooled);
+            match self.verify(&pooled) {
+                Ok(()) => return Ok(pooled),
+                Err(_) => {
+                    memory::uncounted(|| drop(pooled));
+                    self.forget(&path, generation);
+                }
+            }
         }
         // A name may lead to a generation that is gone for a moment; the second look finds the new one.
         match self.check_out_current(&path, epoch, control) {
@@ -208,12 +218,13 @@ impl Pool {
             return Err(errors::replaced());
         }
         self.metrics.pool_opens.inc();
+        // The store has this one now: the files of others are kept open, on the disk too, for nobody.
+        self.close_where(|other, _| other.path == key.path && other.generation != key.generation);
         Ok(Pooled { key, sandbox, held: 0, _slot: slot })
     }
 
     /// Takes a connection back; `held` is what it gained in SQLite's memory since it was checked out.
     pub(super) fn give_back(&self, mut pooled: Pooled, held: i64) {
-        pooled.sandbox.set_control(None);
         pooled.held += held;
         let mut closing = Vec::new();
         {
@@ -221,12 +232,10 @@ impl Pool {
             if self.files.epoch() != Ok(pooled.key.epoch) {
                 closing.push(pooled);
             } else {
-                state.clock += 1;
-                let last_used = state.clock;
                 state.idle_count += 1;
                 state.idle_bytes += pooled.held;
                 let key = pooled.key.clone();
-                state.idle.entry(key.clone()).or_default().push(Idle { pooled, last_used });
+                state.idle.entry(key.clone()).or_default().push(Idle { pooled, since: Instant::now() });
                 if state
                     .idle
                     .get(&key)
@@ -244,22 +253,35 @@ impl Pool {
         self.close(closing);
     }
 
+    /// Makes sure that what was read on a connection, and is still in its page cache, is of its
+    /// generation alone.
+    pub(super) fn verify(&self, pooled: &Pooled) -> Result<(), ApiError> {
+        self.files.verify(&pooled.key.path, pooled.key.generation)
+    }
+
     /// Closes the idle connections of one generation.
     pub(super) fn forget(&self, path: &str, generation: Generation) {
+        self.close_where(|key, _| &*key.path == path && key.generation == generation);
+    }
+
+    /// Closes connections that nobody wanted for `idle_max`: each keeps a file open that may be deleted.
+    pub(super) fn close_unused(&self, idle_max: Duration) {
+        self.close_where(|_, since| since.elapsed() > idle_max);
+    }
+
+    fn close_where(&self, unwanted: impl Fn(&Key, Instant) -> bool) {
         let mut closing = Vec::new();
         {
             let mut state = self.state.lock();
-            let keys: Vec<Key> = state
-                .idle
-                .keys()
-                .filter(|key| &*key.path == path && key.generation == generation)
-                .cloned()
-                .collect();
-            for key in keys {
-                while let Some(pooled) = state.take(&key) {
-                    closing.push(pooled);
-                }
-            }
+            let State { idle, idle_count, idle_bytes } = &mut *state;
+            idle.retain(|key, list| {
+                let gone = list.extract_if(.., |idle| unwanted(key, idle.since));
+                closing.extend(gone.map(|idle| idle.pooled));
+                !list.is_empty()
+            });
+            *idle_count -= closing.len();
+            *idle_bytes -= closing.iter().map(|pooled| pooled.held).sum::<i64>();
+            self.metrics.idle_memory.set(*idle_bytes);
         }
         self.close(closing);
     }

@@ -20,9 +20,8 @@ use super::{
     encode::{Encoder, Format, RowError},
     errors::{self, SqliteError},
     params,
-    pool::Pool,
+    pool::{Pool, Pooled},
     raw::{self, Statement},
-    sandbox::Sandbox,
 };
 
 /// What is asked of the engine.
@@ -80,63 +79,90 @@ pub(super) struct Run<'a> {
     pub(super) pool: &'a Pool,
     pub(super) query: &'a Query,
     pub(super) control: &'a Arc<Control>,
-    pub(super) sandbox: &'a Sandbox,
-    pub(super) generation: Generation,
+    pub(super) pooled: &'a Pooled,
+}
+
+/// Why rows ended before their end.
+enum Broken {
+    /// The query failed.
+    Failed(Failure),
+    /// Nobody reads the answer, or not in time.
+    Unread(ErrorCode),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Run<'_> {
-    /// Runs it. Before the first row it fails as a whole; after it, the answer itself says so.
+    /// Runs it. As long as nothing was sent it can fail as a whole; then, the answer itself says so.
     pub(super) fn run(&self, sender: &mut Sender) -> Result<Outcome, Failure> {
         let (sql, mut statement) = self.prepare()?;
         self.bind(&statement)?;
-        let columns = statement.columns().map_err(|e| self.failure(&e))?;
-        let mut more = statement.step().map_err(|e| self.failure(&e))?;
-
         let row_bytes_max = u64::from(self.settings.sql.value_bytes).saturating_mul(2).max(1 << 20);
         let mut encoder = Encoder::new(self.query.format, self.settings.answer_bytes_max, row_bytes_max);
-        encoder.head(self.generation, &columns);
-        let mut spoilt = false;
-        let mut error = None;
-        let mut chunk_bytes = FIRST_CHUNK_BYTES;
-        let mut chunk_start = Instant::now();
-        loop {
-            if !more {
-                encoder.end(false);
-                break;
-            }
-            if Some(encoder.rows()) == self.query.rows_max {
-                encoder.end(true);
-                break;
-            }
-            match self.row(&mut encoder, &mut statement) {
-                Ok(next) => more = next,
-                Err(failure) => {
-                    spoilt = failure.spoilt;
-                    encoder.fail(&failure.error);
-                    error = Some(failure.error.code);
-                    break;
+        let (mut error, mut spoilt) = (None, false);
+        match self.rows(&mut statement, &mut encoder, sender) {
+            Ok(truncated) => encoder.end(truncated),
+            Err(Broken::Failed(failure)) => {
+                if encoder.taken() == 0 && (encoder.rows() == 0 || is_of_segment(failure.error.code)) {
+                    return Err(failure);
                 }
+                encoder.fail(&failure.error);
+                (error, spoilt) = (Some(failure.error.code), failure.spoilt);
             }
-            if encoder.ready() >= chunk_bytes || chunk_start.elapsed() >= CHUNK_AGE {
-                if let Err(stop) = sender.send(encoder.take(), self.generation) {
-                    let bytes = encoder.bytes();
-                    return Ok(Outcome {
-                        rows: encoder.rows(),
-                        bytes,
-                        error: Some(stop),
-                        spoilt,
-                        last: None,
-                    });
-                }
-                chunk_bytes = CHUNK_BYTES;
-                chunk_start = Instant::now();
+            Err(Broken::Unread(code)) => {
+                let (rows, bytes) = (encoder.rows(), encoder.bytes());
+                return Ok(Outcome { rows, bytes, error: Some(code), spoilt, last: None });
             }
         }
         if !spoilt {
-            self.sandbox.keep(sql, statement);
+            self.pooled.sandbox().keep(sql, statement);
         }
-        let bytes = encoder.bytes();
-        Ok(Outcome { rows: encoder.rows(), bytes, error, spoilt, last: Some(encoder.take()) })
+        let (rows, bytes) = (encoder.rows(), encoder.bytes());
+        Ok(Outcome { rows, bytes, error, spoilt, last: Some(encoder.take()) })
+    }
+
+    /// Writes head and rows, and sends them but for the last; whether there would have been more.
+    fn rows(
+        &self,
+        statement: &mut Statement<'_>,
+        encoder: &mut Encoder,
+        sender: &mut Sender,
+    ) -> Result<bool, Broken> {
+        let generation = self.pooled.generation();
+        let columns = statement.columns().map_err(|e| self.failure(&e))?;
+        let mut chunk_bytes = FIRST_CHUNK_BYTES;
+        let mut chunk_start = Instant::now();
+        let mut more = statement.step().map_err(|e| self.failure(&e));
+        encoder.head(generation, &columns);
+        loop {
+            let truncated = match &more {
+                Ok(true) if Some(encoder.rows()) != self.query.rows_max => None,
+                Ok(more) => Some(*more),
+                Err(_) => Some(false),
+            };
+            let full = encoder.ready() >= chunk_bytes || chunk_start.elapsed() >= CHUNK_AGE;
+            if truncated.is_some() || full {
+                // Rows that are not sent yet may be of two generations.
+                self.pool.verify(self.pooled).map_err(|error| {
+                    encoder.discard();
+                    Failure { error, spoilt: true }
+                })?;
+            }
+            if let Some(truncated) = truncated {
+                more?;
+                return Ok(truncated);
+            }
+            if full && encoder.rows() > 0 {
+                sender.send(encoder.take(), generation).map_err(Broken::Unread)?;
+                chunk_bytes = CHUNK_BYTES;
+                chunk_start = Instant::now();
+            }
+            more = self.row(encoder, statement);
+        }
     }
 
     /// Writes the current row and steps to the next.
@@ -173,7 +199,7 @@ impl Run<'_> {
         let Some(text) = raw::c_string(sql) else {
             return Err(bad("the statement holds a NUL character".into()));
         };
-        if let Some(statement) = self.sandbox.kept(&text) {
+        if let Some(statement) = self.pooled.sandbox().kept(&text) {
             return Ok((text, statement));
         }
         let mut only = None;
@@ -182,7 +208,7 @@ impl Run<'_> {
             if let Some(stop) = self.control.stop() {
                 return Err(errors::stopped(stop).into());
             }
-            match self.sandbox.compile(&text, at) {
+            match self.pooled.sandbox().compile(&text, at) {
                 Ok((Some(_), _)) if only.is_some() => {
                     return Err(bad("there is more than one statement".into()));
                 }
@@ -191,7 +217,7 @@ impl Run<'_> {
                     at = end.max(at + 1);
                 }
                 Err(_) if only.is_some() => {
-                    self.sandbox.take_denial();
+                    self.pooled.sandbox().take_denial();
                     return Err(bad("there is more than one statement".into()));
                 }
                 Err(error) => return Err(self.failure(&error)),
@@ -219,8 +245,25 @@ impl Run<'_> {
 
     fn failure(&self, error: &SqliteError) -> Failure {
         Failure {
-            error: self.pool.api_error(error, Some(self.sandbox), self.query.sql.trim(), self.control),
+            error: self.pool.api_error(
+                error,
+                Some(self.pooled.sandbox()),
+                self.query.sql.trim(),
+                self.control,
+            ),
             spoilt: error.spoils_connection(),
         }
     }
+}
+
+/// Whether an error is the segment's, not the query's: another generation or worker may do better, as long
+/// as nothing was sent.
+fn is_of_segment(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::SegmentReplaced
+            | ErrorCode::SegmentNotFound
+            | ErrorCode::SegmentCorrupt
+            | ErrorCode::StoreUnavailable
+    )
 }

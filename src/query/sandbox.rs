@@ -20,6 +20,7 @@ use super::{
     QuerySettings, authorize,
     control::Control,
     errors::SqliteError,
+    functions,
     raw::{Handle, RawStatement, Statement},
 };
 
@@ -84,6 +85,7 @@ impl Sandbox {
             .map_err(|e| of_rusqlite(&e))?;
         *shared.control.lock() = Some(Arc::clone(control));
         harden(&connection, settings).map_err(|e| of_rusqlite(&e))?;
+        functions::install(Handle::of(&connection))?;
         set_authorizer(&connection, &shared)?;
         let sandbox = Self {
             statements: RefCell::new(Vec::new()),
@@ -101,12 +103,21 @@ impl Sandbox {
     }
 
     /// Which query the connection works for from now on.
-    pub(super) fn set_control(&self, control: Option<Arc<Control>>) {
-        *self.shared.control.lock() = control;
+    pub(super) fn work_for(&self, control: &Arc<Control>) {
+        *self.shared.denial.lock() = None;
+        *self.shared.control.lock() = Some(Arc::clone(control));
+        control.set_connection(Some(self.connection.get_interrupt_handle()));
+    }
+
+    /// From now on it works for nobody, and nobody can interrupt it.
+    pub(super) fn rest(&self) {
+        if let Some(control) = self.shared.control.lock().take() {
+            control.set_connection(None);
+        }
         *self.shared.denial.lock() = None;
     }
 
-    /// What the authorizer refused since [`Sandbox::set_control`].
+    /// What the authorizer refused since [`Sandbox::work_for`].
     pub(super) fn take_denial(&self) -> Option<String> {
         self.shared.denial.lock().take()
     }
@@ -176,7 +187,8 @@ fn of_rusqlite(error: &rusqlite::Error) -> SqliteError {
         }
         _ => 0,
     };
-    SqliteError { errno, ..SqliteError::new(code, error.to_string()) }
+    // Not `rusqlite`'s words: they name the file.
+    SqliteError { errno, ..SqliteError::new(code, ffi::code_to_str(code)) }
 }
 
 fn harden(connection: &Connection, settings: &QuerySettings) -> rusqlite::Result<()> {

@@ -97,9 +97,12 @@ impl Default for SqlLimits {
 }
 
 impl QuerySettings {
-    /// The most that SQLite may hold in this process: what runs and what is idle.
+    /// The most that SQLite may hold in this process: what runs, what is stuck beyond its deadline (at most
+    /// as many queries again), and what is idle.
     pub fn memory_bytes_max(&self) -> u64 {
-        (self.threads as u64).saturating_mul(self.query_memory_bytes).saturating_add(self.idle_memory_bytes)
+        (2 * self.threads as u64)
+            .saturating_mul(self.query_memory_bytes)
+            .saturating_add(self.idle_memory_bytes)
     }
 
     /// Why the engine cannot run so: the setting and its range.

@@ -8,10 +8,10 @@ use axum::{
     http::{Request, Uri, header},
     response::Response,
     routing::{MethodRouter, get},
-    serve::ListenerExt,
 };
 use prometheus::{Registry, TextEncoder};
 use springhouse_fuse::store::OpenedStore;
+use springhouse_gateway::api::server;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -53,21 +53,9 @@ pub(super) async fn serve(
     shutdown: &Shutdown,
     drain_max: Duration,
 ) -> Result<(), Failure> {
-    // Answers are written in whole pieces: waiting for more to send only delays the last one.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().requested());
-    let drained = async {
-        shutdown.clone().requested().await;
-        tokio::time::sleep(drain_max).await;
-    };
-    tokio::select! {
-        ended = server.into_future() => ended.map_err(|error| Failure::new(Exit::Failed, format!("HTTP: {error}"))),
-        () = drained => {
-            tracing::warn!("answers were still under way after {drain_max:?}: cut short");
-            Ok(())
-        }
-    }
+    server::serve(listener, router, shutdown.clone().requested(), drain_max)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, format!("HTTP: {error}")))
 }
 
 /// Text of one part's metrics.
@@ -101,8 +89,9 @@ pub(super) fn both(gateway: Router, worker: Router, store: MetricsText) -> Route
     let ready = get(async move || {
         let [gateway, worker] = &parts;
         let answer = ask(gateway, "/readyz").await;
-        // The answer of the part that is not ready says why.
-        if answer.status().is_success() { ask(worker, "/readyz").await } else { answer }
+        let workers = ask(worker, "/readyz").await;
+        // The answer of the part that is not ready says why; where both are, it is the gateway's.
+        if answer.status().is_success() && !workers.status().is_success() { workers } else { answer }
     });
     Router::new()
         .route("/metrics", metrics(vec![gateway.clone(), worker], store))
@@ -162,7 +151,8 @@ mod tests {
         let all = process(good, good);
         assert_eq!(text(ask(&all, "/metrics").await).await, "gateway_up 1\nworker_up 1\nstore_up 1\n");
         assert_eq!(text(ask(&all, "/name").await).await, "gateway");
-        assert_eq!(ask(&all, "/readyz").await.status(), good);
+        let ready = ask(&all, "/readyz").await;
+        assert_eq!((ready.status(), text(ready).await.as_str()), (good, "gateway"));
         let unready = ask(&process(good, bad), "/readyz").await;
         assert_eq!(unready.status(), bad);
         assert_eq!(text(unready).await, "worker");

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     mount::MountState,
-    query::{OpenFile, SegmentFiles, from_io},
+    query::{OpenFile, SegmentFiles, from_io, replaced},
 };
 
 /// Neither follows a link in place of the file nor waits for the writer of a FIFO.
@@ -66,6 +66,12 @@ impl SegmentFiles for DirectFiles {
     fn generation(&self, path: &str) -> Result<Generation, ApiError> {
         let metadata = below(&self.root, path).symlink_metadata().map_err(|e| from_io(&e))?;
         Ok(generation_of(&metadata))
+    }
+
+    /// Whoever writes into a file in place changes it under those who read it; the kernel notes the
+    /// time of that before the bytes.
+    fn verify(&self, path: &str, generation: Generation) -> Result<(), ApiError> {
+        if self.generation(path)? == generation { Ok(()) } else { Err(replaced()) }
     }
 
     fn exists(&self, path: &str) -> Result<bool, ApiError> {
@@ -137,6 +143,11 @@ impl SegmentFiles for MountFiles {
         read_generation(|buffer| rustix::fs::lgetxattr(&path, XATTR_GENERATION, buffer))
     }
 
+    /// The mount's inodes are generations: reading one that was replaced gives its bytes or ESTALE.
+    fn verify(&self, _: &str, _: Generation) -> Result<(), ApiError> {
+        Ok(())
+    }
+
     fn exists(&self, path: &str) -> Result<bool, ApiError> {
         exists(&below(&self.root()?, path))
     }
@@ -188,7 +199,10 @@ mod tests {
             assert_eq!(error.code, ErrorCode::SegmentNotFound, "{bad}: {error}");
             assert!(!error.message.contains(dir.path().to_str().expect("UTF-8")), "{error}");
         }
+        assert_eq!(files.verify("/a.sqlite", opened.generation), Ok(()));
         std::fs::write(dir.path().join("a.sqlite"), b"xy").expect("write");
+        let changed = files.verify("/a.sqlite", opened.generation).expect_err("written in place");
+        assert_eq!(changed.code, ErrorCode::SegmentReplaced);
         assert_ne!(files.generation("/a.sqlite"), Ok(opened.generation));
         assert_eq!(files.exists("/a.sqlite"), Ok(true));
         assert_eq!(files.exists("/a.sqlite-wal"), Ok(false));

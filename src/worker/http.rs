@@ -136,12 +136,18 @@ async fn answer(
             format!("the body is {kind}; it must be application/json"),
         ));
     }
-    let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|_| {
-        ApiError::new(
-            ErrorCode::RequestTooLarge,
-            format!("the request was cut short or is longer than {BODY_BYTES_MAX} bytes"),
-        )
-    })?;
+    let patience = left.map_or(service.timeout_max, Duration::from_millis).min(service.timeout_max);
+    let body = tokio::time::timeout_at((arrived + patience).into(), to_bytes(body, BODY_BYTES_MAX))
+        .await
+        .map_err(|_| {
+            ApiError::new(ErrorCode::DeadlineExceeded, "the deadline passed before the request was here")
+        })?
+        .map_err(|_| {
+            ApiError::new(
+                ErrorCode::RequestTooLarge,
+                format!("the request was cut short or is longer than {BODY_BYTES_MAX} bytes"),
+            )
+        })?;
     let request: QueryRequest =
         serde_json::from_slice(&body).map_err(|e| bad(format!("the body is not a query: {e}")))?;
     let timeout = [left, request.timeout_ms]

@@ -164,14 +164,13 @@ async fn stop_mount(child: Option<MountChild>) {
     }
 }
 
-/// Connections into a mount that died hold it busy: closes them as soon as it is down.
+/// Connections into a mount that died hold it busy: closes them at each change of its state. (The state
+/// between two that are ready may never be seen.)
 async fn close_with_mount(mut state: watch::Receiver<MountState>, engine: Arc<Engine>) {
     while state.changed().await.is_ok() {
-        if !matches!(&*state.borrow_and_update(), MountState::Ready { .. }) {
-            let engine = Arc::clone(&engine);
-            // Closing files is a system call on a dying mount: not on the runtime's threads.
-            let _ = tokio::task::spawn_blocking(move || engine.close_idle()).await;
-        }
+        let engine = Arc::clone(&engine);
+        // Closing files is a system call on a dying mount: not on the runtime's threads.
+        let _ = tokio::task::spawn_blocking(move || engine.close_idle()).await;
     }
 }
 

@@ -211,3 +211,13 @@ async fn lease_health_figures_and_a_clean_stop() {
     let response = router.oneshot(get("/readyz")).await.expect("infallible");
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+/// A client that sends half of its request and waits must not hold anything for ever.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_does_not_come_ends_with_its_deadline() {
+    let bench = start(None).await;
+    let body = Body::from_stream(futures::stream::pending::<Result<&str, std::convert::Infallible>>());
+    let request = Request::post("/v1/segments/other/query").header(DEADLINE_HEADER, "2000").body(body);
+    let (status, _, text) = bench.send(request.expect("a request")).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{text}");
+}

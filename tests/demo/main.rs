@@ -1,6 +1,6 @@
 //! `make demo`: segments in a store, `springhouse serve` over it, and three queries through the gateway.
 //!
-//! `demo [--store file|hdfs] [--once]`
+//! `demo [--store file|hdfs] [--size full|small] [--once]`
 
 #![allow(unreachable_pub, reason = "a binary of modules, each of which is its own public")]
 #![allow(clippy::print_stdout, reason = "printing is what a demo does")]
@@ -16,12 +16,12 @@ use std::{
 mod harness;
 
 mod cost;
+mod interrupt;
 mod queries;
 mod screen;
 mod store;
 
 use harness::{
-    block_on,
     cluster::{self, Serve},
     hdfs::{Hdfs, HdfsDir},
     need::Need,
@@ -37,22 +37,35 @@ enum StoreKind {
     Hdfs,
 }
 
+/// What the command line asks for.
+struct Asked {
+    kind: StoreKind,
+    size: store::Size,
+    once: bool,
+}
+
 fn main() -> ExitCode {
-    let (kind, once) = match arguments() {
+    let asked = match arguments() {
         Ok(asked) => asked,
         Err(why) => {
-            eprintln!("demo: {why}; usage: demo [--store file|hdfs] [--once]");
+            eprintln!("demo: {why}; usage: demo [--store file|hdfs] [--size full|small] [--once]");
             return ExitCode::from(2);
         }
     };
+    interrupt::listen();
     // The harness panics with what went wrong, for tests; here the message is enough.
     std::panic::set_hook(Box::new(|_| {}));
-    let outcome = std::panic::catch_unwind(|| demo(kind, once)).unwrap_or_else(|panic| {
+    let outcome = std::panic::catch_unwind(|| demo(&asked)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         Err(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("stopped").to_owned())
     });
+    harness::remove_state_home();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupt::check().is_err() => {
+            eprintln!("demo: stopped");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(why) => {
             eprintln!("demo: {why}");
             ExitCode::FAILURE
@@ -60,33 +73,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn arguments() -> Result<(StoreKind, bool), String> {
-    let (mut kind, mut once) = (StoreKind::File, false);
+fn arguments() -> Result<Asked, String> {
+    let mut asked = Asked { kind: StoreKind::File, size: store::Size::Full, once: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
-            "--once" => once = true,
+            "--once" => asked.once = true,
             "--store" => match words.next().as_deref() {
-                Some("file") => kind = StoreKind::File,
-                Some("hdfs") => kind = StoreKind::Hdfs,
+                Some("file") => asked.kind = StoreKind::File,
+                Some("hdfs") => asked.kind = StoreKind::Hdfs,
                 other => return Err(format!("{:?} is not a kind of store", other.unwrap_or_default())),
+            },
+            "--size" => match words.next().as_deref() {
+                Some("full") => asked.size = store::Size::Full,
+                Some("small") => asked.size = store::Size::Small,
+                other => return Err(format!("{:?} is not a size", other.unwrap_or_default())),
             },
             other => return Err(format!("unknown argument {other:?}")),
         }
     }
-    Ok((kind, once))
+    Ok(asked)
 }
 
-fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
+fn demo(asked: &Asked) -> Result<(), String> {
     let fuse = Need::Fuse.check();
-    if kind == StoreKind::Hdfs {
+    if asked.kind == StoreKind::Hdfs {
         // Said before minutes of work are spent.
         Need::Hdfs.check().map_err(|missing| format!("STORE=hdfs: {missing}"))?;
         fuse.clone().map_err(|missing| format!("STORE=hdfs needs a FUSE mount: {missing}"))?;
     }
     screen::title("Springhouse: SQL over SQLite segments, read in place");
 
-    let segments = store::make_or_find()?;
+    let segments = store::make_or_find(asked.size)?;
     let note = segments
         .made_in
         .map_or("kept from the last run".into(), |t| format!("made in {:.1} s", t.as_secs_f64()));
@@ -95,7 +113,7 @@ fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
         &format!("{} files, {} ({note})", segments.files, screen::bytes(segments.bytes)),
     );
 
-    let in_hdfs = (kind == StoreKind::Hdfs).then(|| copy_to_hdfs(&segments));
+    let in_hdfs = (asked.kind == StoreKind::Hdfs).then(|| copy_to_hdfs(&segments));
     let url = in_hdfs.as_ref().map_or_else(|| format!("file://{}", segments.root.display()), HdfsDir::url);
     screen::fact("store", &url);
     match &fuse {
@@ -103,6 +121,7 @@ fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
         Err(missing) => screen::fact("access", &format!("the files directly, because there is {missing}")),
     }
 
+    interrupt::check()?;
     let started = Instant::now();
     let serve = Serve::at(&listen_address(), &url, &ARGUMENTS);
     let api = serve.api();
@@ -117,16 +136,17 @@ fn demo(kind: StoreKind, once: bool) -> Result<(), String> {
     );
 
     let cost = cost::Meter::of(&serve, fuse.is_ok());
-    let asked = queries::all();
-    for (number, query) in asked.iter().enumerate() {
+    let queries = queries::all(asked.size);
+    for (number, query) in queries.iter().enumerate() {
+        interrupt::check()?;
         queries::run(number + 1, query, api, &cost)?;
     }
     screen::title("Try next");
-    println!("{}\n", queries::curl(&asked[asked.len() - 1], api.base()));
-    if !once {
+    println!("{}\n", queries::curl(&queries[queries.len() - 1], api.base()));
+    if !asked.once {
         println!("Serving until Ctrl-C.");
-        block_on(tokio::signal::ctrl_c()).map_err(|e| format!("cannot wait for Ctrl-C: {e}"))?;
-        println!();
+        interrupt::wait();
+        println!("Stopping.");
     }
     drop(serve);
     Ok(())

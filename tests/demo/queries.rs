@@ -13,8 +13,6 @@ use crate::{
     screen, store,
 };
 
-/// Any row will do; from the middle, it is as far from both ends of the tree as can be.
-const WANTED_ROW: u64 = store::LARGE_ROWS / 2;
 /// Which of the crawls the statistics are of.
 const CRAWL: u64 = 42;
 
@@ -25,9 +23,11 @@ pub struct Query {
     pub params: Value,
 }
 
-pub fn all() -> Vec<Query> {
-    let wanted = Dedup::of(store::LARGE_SEED, WANTED_ROW, store::LARGE_ROWS);
-    let large = format!("one of {} digests", screen::count(store::LARGE_ROWS));
+pub fn all(size: store::Size) -> Vec<Query> {
+    let rows = size.large_rows();
+    // Any row will do; from the middle, it is as far from both ends of the tree as can be.
+    let wanted = Dedup::of(store::LARGE_SEED, rows / 2, rows);
+    let large = format!("one of {} digests", screen::count(rows));
     let crawl = store::crawl_id(CRAWL);
     vec![
         Query {

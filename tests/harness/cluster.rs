@@ -1,12 +1,12 @@
 //! The product's servers as processes on free ports.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, time::Duration};
 
 use super::{
     http::{Api, Reply},
     ports,
     process::{Process, Signal},
-    springhouse_binary, within,
+    springhouse, within,
 };
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -190,15 +190,4 @@ fn start(role: &str, args: &[String]) -> Process {
 /// `host:port` that nobody listens on.
 pub fn free_address() -> String {
     format!("127.0.0.1:{}", ports::free())
-}
-
-/// The binary, without settings from this process's environment.
-pub fn springhouse() -> Command {
-    let mut command = Command::new(springhouse_binary());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SPRINGHOUSE_") {
-            command.env_remove(name);
-        }
-    }
-    command
 }

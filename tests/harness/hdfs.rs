@@ -1,6 +1,7 @@
 //! A real HDFS on this host: one NameNode and two DataNodes, each a Java process of its own.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -195,6 +196,22 @@ impl Hdfs {
                 (block_on(datanode.get(&probe))?.status() == 404).then_some(())
             });
         }
+    }
+
+    /// The files in which the DataNodes keep blocks.
+    pub fn block_files(&self) -> BTreeSet<PathBuf> {
+        let files = (0..DATANODES)
+            .flat_map(|i| super::segments::files_below(&self.home.path().join(format!("data{i}"))));
+        let is_block =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("blk_"));
+        files.filter(is_block).collect()
+    }
+
+    /// Waits until the DataNodes have removed these, which belong to no file any more: HDFS takes its time.
+    pub fn wait_blocks_gone(&self, blocks: &[PathBuf]) {
+        eventually("blocks of a replaced file are removed", READY_LIMIT, || {
+            (!blocks.iter().any(|path| path.exists())).then_some(())
+        });
     }
 
     /// Starts a killed DataNode again on its directory; returns when the NameNode uses it.

@@ -9,7 +9,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::LazyLock,
+    process::Command,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ pub mod ports;
 pub mod process;
 pub mod segments;
 pub mod webhdfs;
+pub mod without_fuse;
 
 /// Tests are plain blocking functions; what is async inside the harness runs here.
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
@@ -70,6 +72,56 @@ pub fn scratch() -> tempfile::TempDir {
     dir
 }
 
+static STATE: Mutex<Option<tempfile::TempDir>> = Mutex::new(None);
+
+/// Where processes started here keep what they would keep in their user's home.
+pub fn state_home() -> PathBuf {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    state.get_or_insert_with(scratch).path().to_owned()
+}
+
+/// Removes [`state_home`]; for the end of `main`. The mounts that somebody left in it.
+pub fn remove_state_home() -> Vec<PathBuf> {
+    let Some(state) = STATE.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Vec::new() };
+    let left: Vec<PathBuf> =
+        mount::mounts().into_iter().filter(|point| point.starts_with(state.path())).collect();
+    left.iter().for_each(|point| mount::unmount_lazily(point));
+    left
+}
+
+/// The `springhouse` binary, without settings from this process's environment or its user's home.
+pub fn springhouse() -> Command {
+    springhouse_at(&springhouse_binary())
+}
+
+/// [`springhouse`] of another copy of the binary.
+pub fn springhouse_at(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SPRINGHOUSE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("HOME", state_home()).env_remove("XDG_STATE_HOME").env_remove("XDG_RUNTIME_DIR");
+    command
+}
+
+/// `command` with the environment that `other` was given.
+pub fn with_environment_of(other: &Command, mut command: Command) -> Command {
+    for (name, value) in other.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+/// The store URL of a local directory.
+pub fn file_url(dir: &Path) -> String {
+    format!("file://{}", dir.display())
+}
+
 /// The `springhouse` binary built together with this one.
 pub fn springhouse_binary() -> PathBuf {
     if let Some(path) = option_env!("CARGO_BIN_EXE_springhouse") {
@@ -80,6 +132,13 @@ pub fn springhouse_binary() -> PathBuf {
     let binary = own.parent().and_then(Path::parent).map(|dir| dir.join("springhouse")).unwrap_or_default();
     assert!(binary.is_file(), "{} is not built: cargo build --bins, with the same profile", binary.display());
     binary
+}
+
+/// The demo, if it was built together with this program.
+pub fn demo_binary() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let demo = own.parent()?.parent()?.join("examples/demo");
+    demo.is_file().then_some(demo)
 }
 
 /// The root of the repository.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{
     http, need,
     process::{self, Output, Process},
-    springhouse_binary, within,
+    springhouse_at, springhouse_binary, within,
 };
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -52,9 +52,21 @@ impl Mount {
         for dir in [home.path(), &point] {
             std::os::unix::fs::chown(dir, Some(need::NOBODY), Some(need::NOBODY)).expect("chown by root");
         }
-        let mut command = need::as_nobody(command(&binary, url, home.path(), &[]));
+        Self::start_as_nobody(home, url)
+    }
+
+    fn start_as_nobody(home: tempfile::TempDir, url: &str) -> Self {
+        let mut command = need::as_nobody(command(&home.path().join("springhouse"), url, home.path(), &[]));
         command.env("HOME", home.path()).env("XDG_RUNTIME_DIR", home.path());
         Self::ready(Process::start("mount as nobody", command), home, url)
+    }
+
+    /// After [`Mount::as_nobody`] has ended in whatever way: mounts on the same directory again.
+    pub fn mount_again_as_nobody(mut self) -> Self {
+        let home = self.home.take().expect("taken by drop only");
+        let url = self.url.clone();
+        self.process.wait(READY_LIMIT);
+        Self::start_as_nobody(home, &url)
     }
 
     fn ready(process: Process, home: tempfile::TempDir, url: &str) -> Self {
@@ -147,7 +159,7 @@ impl Drop for Mount {
 }
 
 fn command(binary: &Path, url: &str, home: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(binary);
+    let mut command = springhouse_at(binary);
     command
         .args(["mount", url])
         .arg(home.join("mnt"))

@@ -17,6 +17,12 @@ pub enum Need {
     UserMounts,
     /// The command line tool of SQLite.
     Sqlite3,
+    /// A process with a `/dev` of its own: root, and unshare.
+    Namespaces,
+    /// A terminal for a command: the tool `script`.
+    Terminal,
+    /// The demo, which `make` builds together with this.
+    Demo,
 }
 
 /// Something is missing: what, and how to get it.
@@ -51,6 +57,9 @@ impl Need {
                 second_user().or_else(|| program("fusermount3", "fuse3")).or_else(fuse_for_all)
             }
             Self::Sqlite3 => program("sqlite3", "sqlite3"),
+            Self::Namespaces => second_user().or_else(no_mounts).or_else(|| program("unshare", "util-linux")),
+            Self::Terminal => program("script", "bsdutils"),
+            Self::Demo => demo(),
         }
     }
 }
@@ -80,10 +89,21 @@ fn fuse() -> Option<Missing> {
     if !is_root() {
         return program("fusermount3", "fuse3");
     }
+    no_mounts()
+}
+
+fn no_mounts() -> Option<Missing> {
     (!may_mount()).then(|| Missing {
         what: "root may not mount here".into(),
         remedy: "start the container with `--cap-add SYS_ADMIN`".into(),
     })
+}
+
+fn demo() -> Option<Missing> {
+    if super::demo_binary().is_some() {
+        return None;
+    }
+    missing("the demo is not built", "`cargo build --example demo`, with the same profile")
 }
 
 fn fuse_for_all() -> Option<Missing> {

@@ -87,6 +87,14 @@ impl Process {
         }
     }
 
+    /// Sends SIGINT to it and to all that it started, as a terminal does at Ctrl-C.
+    pub fn interrupt_group(&mut self) {
+        if self.exited().is_none() {
+            // SAFETY: kill(2) has no memory effects; each of our children leads a group of its own.
+            unsafe { libc::kill(-(self.child.id() as i32), libc::SIGINT) };
+        }
+    }
+
     /// How it ended, if it has.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
@@ -109,7 +117,18 @@ impl Process {
 
     /// The first value that `pick` finds in a line of standard error, from the start on.
     pub fn stderr_line<T>(&mut self, what: &str, limit: Duration, pick: impl FnMut(&str) -> Option<T>) -> T {
-        if let Some(found) = self.stderr.find(limit, pick) {
+        let found = self.stderr.find(limit, pick);
+        self.expect_line(what, limit, found)
+    }
+
+    /// The same of standard output.
+    pub fn stdout_line<T>(&mut self, what: &str, limit: Duration, pick: impl FnMut(&str) -> Option<T>) -> T {
+        let found = self.stdout.find(limit, pick);
+        self.expect_line(what, limit, found)
+    }
+
+    fn expect_line<T>(&mut self, what: &str, limit: Duration, found: Option<T>) -> T {
+        if let Some(found) = found {
             return found;
         }
         let state = match self.exited() {
@@ -209,6 +228,8 @@ fn spawn(mut command: Command, at_our_death: Signal) -> std::io::Result<Child> {
     type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
     let parent = std::process::id();
+    // A Ctrl-C at the terminal is for us: we end what we started, in order.
+    command.process_group(0);
     // SAFETY: between fork and exec only prctl, getppid and _exit run: all async-signal-safe.
     unsafe {
         command.pre_exec(move || {

@@ -143,12 +143,19 @@ impl BlockCache {
         if wanted.is_empty() {
             return Ok(Bytes::new());
         }
+        // What a sequential reader asks for lies in one flight, and is a slice of it: no copy.
+        if let Some(flight) = self.covering(source, &wanted) {
+            return self.take(&flight, &wanted).await;
+        }
         // All parts are on their way before the first is waited for.
         let mut parts = self.parts(source, &wanted);
         if parts.len() == 1
-            && let Some(Part::Here(bytes)) = parts.first_mut()
+            && let Some(only) = parts.pop()
         {
-            return Ok(std::mem::take(bytes));
+            return match only {
+                Part::Here(bytes) => Ok(bytes),
+                Part::Coming(flight, range) => flight.wait(&range).await,
+            };
         }
         let mut whole = BytesMut::with_capacity((wanted.end - wanted.start) as usize);
         for part in parts {
@@ -207,6 +214,35 @@ impl BlockCache {
         }
         self.fetch_missing(source, missing, wanted, &mut parts);
         parts
+    }
+
+    /// The flight that covers all of `wanted`, which is not empty.
+    fn covering(&self, source: &Source, wanted: &Range<u64>) -> Option<Arc<Flight>> {
+        let key = BlockKey { file: source.file, block: wanted.start / self.settings.block_bytes };
+        let flight = self.index.lock().get(&key)?.upgrade()?;
+        (flight.range.end >= wanted.end).then_some(flight)
+    }
+
+    /// The bytes of `wanted`, all of which `flight` covers.
+    async fn take(&self, flight: &Arc<Flight>, wanted: &Range<u64>) -> Result<Bytes> {
+        let blocks = self.blocks_of(wanted);
+        let blocks = blocks.end - blocks.start;
+        match flight.peek(wanted) {
+            Some(Ok(bytes)) => {
+                let hits =
+                    if flight.is_ahead() { &self.counters.readahead_hits } else { &self.counters.hits };
+                hits.inc_by(blocks);
+                Ok(bytes)
+            }
+            landing => {
+                self.counters.misses.inc_by(blocks);
+                // One that failed a moment ago: told to this reader as to the others.
+                match landing {
+                    Some(failed) => failed,
+                    None => flight.wait(wanted).await,
+                }
+            }
+        }
     }
 
     fn find(&self, source: &Source, block: u64, wanted: &Range<u64>) -> Option<Part> {

@@ -23,6 +23,7 @@ mod latency;
 mod local;
 pub mod memory;
 mod open;
+mod outage;
 mod path;
 mod single_flight;
 mod url;
@@ -203,7 +204,7 @@ pub trait Writer: Send + 'static {
 }
 
 /// `Stale` unless the file is of the generation that the caller wants, if he wants a certain one.
-fn check_generation(path: &StorePath, found: &Metadata, expected: Option<Generation>) -> Result<()> {
+fn check_generation(path: &dyn fmt::Display, found: &Metadata, expected: Option<Generation>) -> Result<()> {
     match expected {
         Some(expected) if expected != found.generation => Err(Error::new(
             ErrorKind::Stale,

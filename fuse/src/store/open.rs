@@ -9,6 +9,7 @@ use super::{
     hdfs::HdfsStore,
     latency::Latency,
     local::LocalStore,
+    outage::Outage,
     single_flight::SingleFlight,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -96,7 +97,8 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<OpenedStore> {
 /// Puts the decorators around a bare store.
 ///
 /// From the inside: latency belongs to the store; counting sees every try; the deadline makes the
-/// tries; what several ask at once goes through all that only once.
+/// tries; what comes of them is an outage or none; what several ask at once goes through all that only
+/// once.
 pub fn decorate(bare: Arc<dyn Store>, options: &StoreOptions) -> Result<OpenedStore> {
     let counters = Arc::new(Counters::new()?);
     let deadline = options.deadline;
@@ -106,6 +108,7 @@ pub fn decorate(bare: Arc<dyn Store>, options: &StoreOptions) -> Result<OpenedSt
     }
     store = Arc::new(Count::new(store, Arc::clone(&counters)));
     store = Arc::new(Deadline::new(store, deadline, options.retry.clone(), Arc::clone(&counters)));
+    store = Arc::new(Outage::new(store));
     store = Arc::new(SingleFlight::new(store, Arc::clone(&counters)));
     Ok(OpenedStore { store, counters, bare, deadline })
 }

@@ -63,5 +63,5 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Result<Response, A
     }
     metrics.registry_bytes.set(i64::try_from(core.state.disk_bytes()).unwrap_or(i64::MAX));
     let text = metrics.text().map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }

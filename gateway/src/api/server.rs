@@ -1,43 +1,191 @@
-//! Serving a router over TCP; workers use it too.
+//! Serving a router over TCP; every role uses it.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
-use tokio::{net::TcpListener, sync::oneshot};
+use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tower::ServiceExt;
+
+/// How long a connection may hold its place without asking for anything or taking anything.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Until the head of the next request is there.
+    head: Duration,
+    /// Until the peer takes more of an answer.
+    stall: Duration,
+}
+
+/// `head` is more than the 90 s for which reqwest, the client of gateway and workers, keeps an idle
+/// connection: whoever closes first must not be the server, which would cross the client's next request.
+const PATIENCE: Patience = Patience { head: Duration::from_secs(120), stall: Duration::from_secs(60) };
 
 /// Serves `router` on `listener` until `shutdown` resolves. Then no connection is taken any more and
 /// running answers may end, for at most `drain_max`. Requests carry their peer's address as
-/// `ConnectInfo<SocketAddr>`.
+/// `ConnectInfo<SocketAddr>`. A connection is closed that sends no request for 120 s, or takes nothing of
+/// its answer for 60 s: clients can stop, and must not use up our file descriptors and queries.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = ()>,
     drain_max: Duration,
 ) -> io::Result<()> {
+    serve_with(listener, router, shutdown, drain_max, PATIENCE).await
+}
+
+async fn serve_with(
+    mut listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+    drain_max: Duration,
+    patience: Patience,
+) -> io::Result<()> {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
+    let connections = GracefulShutdown::new();
+    // Cuts all connections when it is dropped: at the latest with this future.
+    let (_cutter, cut) = watch::channel(());
+    let mut shutdown = pin!(shutdown);
+    loop {
+        // axum's accept waits a moment and tries again when file descriptors run out.
+        let (stream, peer) = tokio::select! {
+            accepted = Listener::accept(&mut listener) => accepted,
+            () = &mut shutdown => break,
+        };
+        prepare(&stream, patience.stall);
+        let router = router.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer));
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|e| match e {})) }
+        });
+        let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let mut cut = cut.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection ended");
+                },
+                _ = cut.changed() => {}
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(drain_max, connections.shutdown()).await.is_err() {
+        tracing::warn!("answers still running at the end of the shutdown's time are cut");
+    }
+    Ok(())
+}
+
+fn prepare(stream: &TcpStream, stall: Duration) {
     // Rows leave when they are written: waiting for more of them costs 40 ms.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    let (draining, drain) = oneshot::channel::<()>();
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
-        shutdown.await;
-        let _ = draining.send(());
-    });
-    let bound = async move {
-        match drain.await {
-            Ok(()) => tokio::time::sleep(drain_max).await,
-            // The server ended by itself.
-            Err(_) => std::future::pending().await,
-        }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+    // A peer that takes nothing stops the answer's future from being asked, so no timer of ours could
+    // see it; the kernel's does. It also ends connections to hosts that are gone.
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(stall)) {
+        tracing::debug!(%error, "TCP_USER_TIMEOUT");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::{body::Bytes, extract::State, response::Response, routing::get};
+    use futures::{StreamExt, stream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::oneshot,
     };
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = bound => {
-            tracing::warn!("answers still running at the end of the shutdown's time are cut");
-            Ok(())
+
+    use super::*;
+
+    const PATIENCE: Patience =
+        Patience { head: Duration::from_millis(300), stall: Duration::from_millis(300) };
+
+    /// Tells when it is dropped.
+    struct Guard(Option<oneshot::Sender<()>>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if let Some(gone) = self.0.take() {
+                let _ = gone.send(());
+            }
         }
+    }
+
+    type Slot = Arc<Mutex<Option<Guard>>>;
+
+    /// An answer without end.
+    async fn endless(State(slot): State<Slot>) -> Response {
+        let guard = slot.lock().expect("no panic").take();
+        Response::new(Body::from_stream(stream::repeat(()).map(move |()| {
+            let _held = &guard;
+            Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 65_536]))
+        })))
+    }
+
+    async fn start(drain_max: Duration) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let (gone, is_gone) = oneshot::channel();
+        let slot: Slot = Arc::new(Mutex::new(Some(Guard(Some(gone)))));
+        let router = Router::new()
+            .route("/endless", get(endless))
+            .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
+            .with_state(slot);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            serve_with(listener, router, async { drop(stopped.await) }, drain_max, PATIENCE).await
+        });
+        (address, is_gone, stop)
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_closes_the_connection() {
+        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        let mut slow = TcpStream::connect(address).await.expect("a connection");
+        slow.write_all(b"GET /peer HTTP/1.1\r\nhost: ").await.expect("written");
+        let mut rest = Vec::new();
+        let _ = slow.read_to_end(&mut rest).await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_loses_its_answer() {
+        let (address, gone, _stop) = start(Duration::ZERO).await;
+        let mut idle = TcpStream::connect(address).await.expect("a connection");
+        idle.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        gone.await.expect("the answer was dropped");
+    }
+
+    #[tokio::test]
+    async fn peers_are_known_and_running_answers_are_cut_at_the_end() {
+        let (address, gone, stop) = start(Duration::from_millis(50)).await;
+        let mut one = TcpStream::connect(address).await.expect("a connection");
+        let own = one.local_addr().expect("an address").to_string();
+        one.write_all(b"GET /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("written");
+        let mut answer = String::new();
+        one.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.ends_with(&own), "{answer}");
+
+        let mut endless = TcpStream::connect(address).await.expect("a connection");
+        endless.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
+        let reading = tokio::spawn(async move { endless.read_to_end(&mut Vec::new()).await });
+        stop.send(()).expect("it runs");
+        // With the connection, not with the process.
+        gone.await.expect("the answer was dropped");
+        let _ = reading.await.expect("no panic");
     }
 }

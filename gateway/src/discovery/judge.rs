@@ -50,13 +50,15 @@ pub(super) fn must_list(old: Option<&Directory>, seen: (i64, Generation), full: 
 }
 
 /// Judges the listing `entries` of `path`. `seen`: what its parent showed BEFORE it was listed, so that a
-/// change in between shows at the next pass. `now_ms`: taken before the listing as well.
+/// change in between shows at the next pass. `now_ms`: taken before the listing as well. `first`: no pass
+/// has ended yet, and all directories are new.
 pub(super) fn judge(
     path: &str,
     seen: (i64, Generation),
     entries: Vec<StoreEntry>,
     old: Option<&Directory>,
     now_ms: i64,
+    first: bool,
 ) -> Judged {
     let (mut segments, mut subdirectories, mut bad_names) = (Vec::new(), Vec::new(), Vec::new());
     let mut quiet = !is_recent(seen.0, now_ms, RECENT_MS);
@@ -79,6 +81,9 @@ pub(super) fn judge(
         // Anything else is no segment: journals, `NAME.sqlite._COPYING_` and the like.
     }
     let segments = Packed::from_unsorted(segments);
+    // Ages compare two hosts' clocks. What changed just now is listed twice, whatever they say; but a
+    // first pass would list the whole store twice.
+    quiet &= first || old.is_some_and(|old| old.state.seen == Some(seen));
     // A file that differs from the last listing under the same name is perhaps still growing.
     if let Some(old) = old {
         quiet &= !segments.differences(&old.segments).any(|d| matches!(d, Difference::Changed(_)));
@@ -109,7 +114,7 @@ mod tests {
     }
 
     fn judged(entries: Vec<StoreEntry>, old: Option<&Directory>) -> Judged {
-        judge("/a", (OLD, Generation([0; 16])), entries, old, NOW)
+        judge("/a", (OLD, Generation([0; 16])), entries, old, NOW, true)
     }
 
     #[test]
@@ -145,8 +150,16 @@ mod tests {
         let old = Directory { segments, ..Directory::default() };
         assert!(!quiet(vec![entry("1.sqlite", false, 2, OLD)], Some(&old)), "it grew");
         assert!(quiet(vec![entry("1.sqlite", false, 1, OLD)], Some(&old)));
-        let young = judge("/a", (NOW - 10, Generation([0; 16])), vec![], None, NOW);
+        let young = judge("/a", (NOW - 10, Generation([0; 16])), vec![], None, NOW, true);
         assert!(!young.state.quiet, "a young directory");
+        // A store whose clock is behind ours: everything in it looks old.
+        let changed = (OLD + 1, Generation([1; 16]));
+        let later = |old: &Directory| judge("/a", changed, vec![], Some(old), NOW, false);
+        let once = later(&old);
+        assert!(!once.state.quiet, "changed since the last listing");
+        let known = Directory { state: once.state, ..Directory::default() };
+        assert!(later(&known).state.quiet, "listed twice the same");
+        assert!(!judge("/a", changed, vec![], None, NOW, false).state.quiet, "a new directory");
     }
 
     #[test]

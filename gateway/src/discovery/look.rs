@@ -26,10 +26,14 @@ use crate::{
 
 /// Looks per second, so that requests for ids that do not exist are no attack on the store.
 const LOOKS_PER_S: f64 = 100.0;
-/// For so long an id that was not there is believed not to be there.
-const ABSENT_FOR: Duration = Duration::from_secs(1);
-/// Absent ids remembered.
-const ABSENT_MAX: usize = 4096;
+/// Of a second's looks, those kept for requests that wait: refreshes beyond the others are left to the
+/// next pass.
+const LOOKS_FOR_REQUESTS: f64 = LOOKS_PER_S / 2.0;
+/// For so long an id that was not there is believed not to be there, and one that was refreshed needs
+/// no refresh.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+/// Ids of which it is remembered what the last look found.
+const RECENT_MAX: usize = 4096;
 
 type Look = Shared<BoxFuture<'static, Result<(), StoreFailure>>>;
 
@@ -52,7 +56,8 @@ pub struct Looker {
 
 struct Inner {
     running: HashMap<SegmentId, Look>,
-    absent: HashMap<SegmentId, Instant>,
+    /// When a segment was looked at, and whether it was there.
+    recent: HashMap<SegmentId, (Instant, bool)>,
     tokens: f64,
     filled: Instant,
 }
@@ -62,7 +67,7 @@ impl Looker {
     pub fn new(store: Arc<dyn SegmentStore>, state: Arc<State>, metrics: Arc<Metrics>) -> Self {
         let inner = Inner {
             running: HashMap::new(),
-            absent: HashMap::new(),
+            recent: HashMap::new(),
             tokens: LOOKS_PER_S,
             filled: Instant::now(),
         };
@@ -71,25 +76,54 @@ impl Looker {
 
     /// Makes the catalog right for `id` in `directory`. An error: the store did not tell.
     pub async fn look(self: &Arc<Self>, id: &SegmentId, directory: Arc<str>) -> Result<Looked, StoreFailure> {
-        let Some(look) = self.start(id, directory, Instant::now()) else {
+        let believed = |there: bool| !there;
+        self.finish(self.start(id, directory, Instant::now(), 0.0, believed)).await
+    }
+
+    /// The same where no request waits: a worker says that the catalog is behind. It may be wrong, and
+    /// say so with every answer: that costs one look per segment and second, and never the looks that
+    /// requests need.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        id: &SegmentId,
+        directory: Arc<str>,
+    ) -> Result<Looked, StoreFailure> {
+        let believed = |_there: bool| true;
+        self.finish(self.start(id, directory, Instant::now(), LOOKS_FOR_REQUESTS, believed)).await
+    }
+
+    async fn finish(&self, look: Option<Look>) -> Result<Looked, StoreFailure> {
+        let Some(look) = look else {
             self.metrics.looks.with_label_values(&["limited"]).inc();
             return Ok(Looked::Limited);
         };
         look.await.map(|()| Looked::Done)
     }
 
-    fn start(self: &Arc<Self>, id: &SegmentId, directory: Arc<str>, now: Instant) -> Option<Look> {
+    /// `None`: at most `reserve` looks are left. `believed`: whether a recent look that found the segment
+    /// there, or not, is good enough.
+    fn start(
+        self: &Arc<Self>,
+        id: &SegmentId,
+        directory: Arc<str>,
+        now: Instant,
+        reserve: f64,
+        believed: impl Fn(bool) -> bool,
+    ) -> Option<Look> {
         let mut inner = self.inner.lock();
         if let Some(running) = inner.running.get(id) {
             return Some(running.clone());
         }
-        if inner.absent.get(id).is_some_and(|since| now.saturating_duration_since(*since) < ABSENT_FOR) {
+        let recent = inner.recent.get(id);
+        if recent
+            .is_some_and(|(at, there)| believed(*there) && now.saturating_duration_since(*at) < BELIEVED_FOR)
+        {
             return Some(async { Ok(()) }.boxed().shared());
         }
         let earned = now.saturating_duration_since(inner.filled).as_secs_f64() * LOOKS_PER_S;
         inner.tokens = (inner.tokens + earned).min(LOOKS_PER_S);
         inner.filled = now;
-        if inner.tokens < 1.0 {
+        if inner.tokens < 1.0 + reserve {
             return None;
         }
         inner.tokens -= 1.0;
@@ -100,11 +134,11 @@ impl Looker {
             let result = this.ask(&id, directory).await;
             let mut inner = this.inner.lock();
             inner.running.remove(&id);
-            if let Ok(false) = result {
-                if inner.absent.len() >= ABSENT_MAX {
-                    inner.absent.clear();
+            if let Ok(there) = result {
+                if inner.recent.len() >= RECENT_MAX {
+                    inner.recent.clear();
                 }
-                inner.absent.insert(id, Instant::now());
+                inner.recent.insert(id, (Instant::now(), there));
             }
             result.map(drop)
         });

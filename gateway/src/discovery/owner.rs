@@ -78,6 +78,9 @@ pub async fn claim(
 /// Id in a marker, or what stands there instead.
 async fn read(store: &dyn SegmentStore, marker: &str) -> Result<Option<String>, StoreFailure> {
     match store.read_small(marker).await {
+        Ok(bytes) if bytes.is_empty() => Ok(Some(
+            "nobody, being empty: a gateway died, or the store was full, while it was written".into(),
+        )),
         Ok(bytes) => Ok(Some(match serde_json::from_slice::<Owner>(&bytes) {
             Ok(owner) => owner.registry_id,
             Err(_) => format!("unreadable: {:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(80)])),

@@ -113,11 +113,11 @@ impl Pass<'_> {
         let now_ms = (self.clock)();
         let result = match self.store.list(&path).await {
             Ok(entries) => {
-                let (state, path) = (self.state.clone(), path.clone());
+                let (state, path, first) = (self.state.clone(), path.clone(), !self.state.discovered());
                 // A directory of a million names takes a second: not on a thread that serves requests.
                 spawn_blocking(move || {
                     let old = state.catalog().directory(&path).cloned();
-                    judge(&path, seen, entries, old.as_deref(), now_ms)
+                    judge(&path, seen, entries, old.as_deref(), now_ms, first)
                 })
                 .await
                 .map_err(|e| StoreFailure::Other(e.to_string()))

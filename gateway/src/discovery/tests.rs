@@ -215,6 +215,32 @@ async fn looks_are_limited_and_single_flight() {
     assert!(limited > 0, "1,000 looks in a moment are too many");
 }
 
+#[tokio::test]
+async fn a_worker_that_lies_costs_few_looks() {
+    let setup = Setup::new(old_store());
+    setup.pass().await;
+    let looker = looker(&setup);
+    let stats = || setup.store.inner.lock().stats.len();
+    let before = stats();
+    let one = SegmentId::parse("1007555").expect("an id");
+    for _ in 0..200 {
+        assert_eq!(looker.refresh(&one, "/1007".into()).await, Ok(Looked::Done));
+    }
+    assert_eq!(stats() - before, 1, "what was found a moment ago is believed");
+    assert_eq!(setup.catalog(), setup.store.segments(), "the store's word counts, not the worker's");
+    let mut limited = 0;
+    for n in 1000..1050 {
+        for id in [format!("{n}555"), format!("{n}")] {
+            let id = SegmentId::parse(&id).expect("an id");
+            let refreshed = looker.refresh(&id, id.canonical_dir().into()).await;
+            limited += u32::from(refreshed == Ok(Looked::Limited));
+        }
+    }
+    assert!(limited > 0, "refreshes have a limit of their own");
+    let new = SegmentId::parse("1007999").expect("an id");
+    assert_eq!(looker.look(&new, "/1007".into()).await, Ok(Looked::Done), "below that of requests");
+}
+
 impl PartialEq for StoreFailure {
     fn eq(&self, other: &Self) -> bool {
         self.to_string() == other.to_string()
@@ -240,6 +266,10 @@ async fn one_registry_owns_a_store() {
     assert_eq!(ask("a", false).await, Claim::Ours);
     store.inner.lock().small.insert("/.springhouse-owner.4".into(), b"{".to_vec());
     assert!(matches!(ask("a", false).await, Claim::Foreign { owner, .. } if owner.contains("unreadable")));
+    // Its writer died between creating and writing it.
+    store.inner.lock().small.insert("/.springhouse-owner.4".into(), Vec::new());
+    assert!(matches!(ask("a", false).await, Claim::Foreign { owner, .. } if owner.contains("being empty")));
+    assert_eq!(ask("a", true).await, Claim::Taken);
 
     let denying = MemoryStore::new();
     denying.denied.store(true, Ordering::SeqCst);
@@ -258,7 +288,7 @@ enum Step {
 const DIRS: [&str; 8] = ["/1", "/1-b", "/1/2", "/1/2/3", "/2", "/2/1", "/10", "/é"];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_catalog_follows_the_store(
         steps in prop::collection::vec(prop_oneof![

@@ -122,6 +122,11 @@ impl Leases {
         !lease.released && now < lease.renewed + self.ttl
     }
 
+    /// When the lease of `name` ends, or ended; `None` if there is none or it was given up.
+    pub fn end(&self, name: &str) -> Option<Instant> {
+        self.leases.get(name).filter(|lease| !lease.released).map(|lease| lease.renewed + self.ttl)
+    }
+
     /// Every remembered worker by name, dead ones too.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Lease)> {
         self.leases.iter().map(|(name, lease)| (name.as_str(), lease))

@@ -91,7 +91,7 @@ struct Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn simulation_of_crashes_duplicates_and_late_messages(steps in steps()) {
         let t0 = Instant::now();

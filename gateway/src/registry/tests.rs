@@ -135,7 +135,7 @@ fn same(a: &Catalog, b: &Catalog) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn the_catalog_is_its_model_and_comes_back_from_its_rows(batches in ops()) {
         let registry = MemoryRegistry::default();

@@ -1,5 +1,7 @@
 //! Asking one worker, over HTTP or in this process.
 
+use std::pin::pin;
+
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response::Parts},
@@ -24,7 +26,7 @@ pub(super) enum Attempt {
     Answer(Parts, Body, InFlight),
     /// No connection.
     Unreachable(String),
-    /// Connection lost before the head of an answer.
+    /// Connection or lease lost before the head of an answer.
     Lost(String),
     TimedOut,
 }
@@ -54,11 +56,24 @@ impl Routing {
         if let Some(authorization) = &self.authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
-        let sent = timeout_at(query.deadline + DEADLINE_GRACE, self.send(&worker.endpoint, query, headers));
-        match sent.await {
-            Ok(Ok((parts, body))) => Attempt::Answer(parts, body, in_flight),
-            Ok(Err(failed)) => failed,
-            Err(_) => Attempt::TimedOut,
+        let mut sent = pin!(self.send(&worker.endpoint, query, headers));
+        let over = query.deadline + DEADLINE_GRACE;
+        let mut lease_end = Some(worker.live_until);
+        loop {
+            let until = lease_end.map_or(over, |end| over.min(Instant::from_std(end)));
+            match timeout_at(until, &mut sent).await {
+                Ok(Ok((parts, body))) => return Attempt::Answer(parts, body, in_flight),
+                Ok(Err(failed)) => return failed,
+                Err(_) if until == over => return Attempt::TimedOut,
+                // A worker that was stopped takes connections, and says nothing: dead as soon as its
+                // lease is, though the deadline may be far away.
+                Err(_) => {
+                    lease_end = self.workers.lease_end(&worker.name);
+                    if lease_end.is_some_and(|end| end <= Instant::now().into_std()) {
+                        return Attempt::Lost("its lease ran out before its answer".into());
+                    }
+                }
+            }
         }
     }
 

@@ -109,7 +109,13 @@ impl Routing {
     pub async fn resolve(&self, id: &SegmentId) -> Result<Located, ApiError> {
         let mut lookup = self.state.catalog().lookup(id);
         if lookup == Lookup::Absent {
-            self.look(id, id.canonical_dir().into()).await?;
+            if self.look(id, id.canonical_dir().into()).await? == Looked::Limited {
+                // Not "there is no such segment": nobody has looked.
+                return Err(ApiError::new(
+                    ErrorCode::Overloaded,
+                    format!("segment {id} is not in the catalog, and too many such segments are looked for"),
+                ));
+            }
             lookup = self.state.catalog().lookup(id);
         }
         match lookup {
@@ -314,7 +320,7 @@ impl Routing {
             let (looker, id, directory) =
                 (self.looker.clone(), query.segment.clone(), located.directory.clone());
             tokio::spawn(async move {
-                if let Err(error) = looker.look(&id, directory).await {
+                if let Err(error) = looker.refresh(&id, directory).await {
                     tracing::warn!(segment = %id, %error, "the catalog's entry could not be refreshed");
                 }
             });

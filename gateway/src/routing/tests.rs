@@ -323,7 +323,7 @@ async fn a_client_that_goes_away_cancels_its_query() {
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_holds_without_the_workers_help() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::with(|settings| settings.lease_ttl = Duration::from_secs(60)).await;
     fixture.attach("w", worker(std::future::pending::<StatusCode>)).await;
     assert_eq!(code(&fixture.send("POST", QUERY, "{}").await), (504, "deadline_exceeded"));
     // In the middle of an answer.
@@ -335,6 +335,48 @@ async fn the_deadline_holds_without_the_workers_help() {
     assert_eq!(body.next().await.expect("a row").expect("a row"), "first row\n");
     assert!(body.next().await.expect("an end").is_err());
     assert!(body.next().await.is_none_or(|end| end.is_err()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_says_nothing_is_given_up_with_its_lease() {
+    let fixture = Fixture::new().await;
+    let (stopped, mut asked) = mpsc::unbounded_channel();
+    fixture
+        .attach(
+            "stopped",
+            worker(move || {
+                stopped.send(()).expect("the test goes on");
+                std::future::pending::<StatusCode>()
+            }),
+        )
+        .await;
+    let began = tokio::time::Instant::now();
+    let query = async { fixture.send("POST", QUERY, "{}").await };
+    let next = async {
+        asked.recv().await.expect("asked");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        fixture.attach("stopped", worker(echo)).await;
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(asked.try_recv().is_err(), "its heartbeats come: a slow query is waited for");
+        fixture.attach("next", worker(echo)).await;
+    };
+    // The lease was renewed after 10 s and ends after 25: another worker lives then, but this query has
+    // only the ones it began with, and a second chance.
+    let (answer, ()) = tokio::join!(query, next);
+    assert_eq!(code(&answer), (503, "worker_lost"));
+    assert!((25..27).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(fixture.send("POST", QUERY, "{}").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_segment_that_could_not_be_looked_for_is_not_said_to_be_missing() {
+    let fixture = Fixture::new().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..1000 {
+        let answer = fixture.send("GET", &format!("/v1/segments/absent{n}"), "").await;
+        seen.insert(code(&answer).1.to_owned());
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["overloaded", "segment_not_found"]);
 }
 
 #[tokio::test(start_paused = true)]

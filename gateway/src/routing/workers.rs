@@ -39,7 +39,8 @@ pub struct Worker {
     seed: WorkerSeed,
     weight: u32,
     tier: Tier,
-    live_until: Instant,
+    /// When its lease ended, had it sent no further heartbeat; see [`Workers::lease_end`].
+    pub live_until: Instant,
     load: Arc<AtomicU32>,
     /// Set when it could not be reached: asked last until its next heartbeat.
     suspected: AtomicBool,
@@ -127,6 +128,12 @@ impl Workers {
     /// See [`Leases::warming`].
     pub fn warming(&self, now: Instant) -> Option<Duration> {
         self.leases.lock().warming(now)
+    }
+
+    /// When the lease of `name` ends, or ended. `None` if it is unknown or was given up: a worker that
+    /// goes ends what it has begun.
+    pub fn lease_end(&self, name: &str) -> Option<Instant> {
+        self.leases.lock().end(name)
     }
 
     /// Live cold workers in the order in which they are to be asked for `segment`: by rank, but those

@@ -201,3 +201,48 @@ async fn a_stop_waits_then_ends_what_runs() {
     assert_eq!(bench.engine.running(), 0);
     assert_eq!(bench.rows("SELECT 1").await.expect_err("closed").code, ErrorCode::ShuttingDown);
 }
+
+/// What SQLite does in one instruction, or in many without a jump, asks nobody for the time.
+#[tokio::test]
+async fn long_instructions_end_with_the_deadline() {
+    let bench = Bench::with(QuerySettings { threads: 1, ..settings() });
+    bench.database("a.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES (1)");
+    let texts = "WITH c AS MATERIALIZED (SELECT replace(hex(zeroblob(1000000)), '00', 'b') AS x,
+                 replace(hex(zeroblob(500000)), '0', 'a') || 'b' AS y)";
+    let blobs = vec!["length(randomblob(8000000))"; 150].join(" + ");
+    for sql in [
+        format!("{texts} SELECT length(trim(x, y)) FROM c"),
+        format!("SELECT {}", vec![blobs; 50].join(", ")),
+    ] {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let error = bench.json(Query { deadline, ..query("/a.sqlite", &sql) }).await.expect_err("too long");
+        assert_eq!(error.code, ErrorCode::DeadlineExceeded, "{error}");
+        // The only thread is free again, and was not replaced.
+        assert_eq!(bench.rows("SELECT a FROM t").await, Ok(json!([[1]])));
+        assert_eq!(bench.counter("springhouse_query_threads_replaced_total"), 0.0);
+    }
+    // Hours, if each place were compared.
+    let sql = format!(
+        "{texts} SELECT instr(hex(zeroblob(5000000)), hex(zeroblob(2500000)) || '1'),
+         length(replace(hex(zeroblob(5000000)), hex(zeroblob(2500000)) || '1', '')) FROM c"
+    );
+    assert_eq!(bench.rows(&sql).await, Ok(json!([[0, 10_000_000]])));
+}
+
+/// Some seconds of comparisons, which nothing can interrupt.
+#[tokio::test]
+async fn a_stuck_thread_is_replaced() {
+    let bench = Bench::with(QuerySettings { threads: 1, ..settings() });
+    bench.database("a.sqlite", "CREATE TABLE t (a); INSERT INTO t VALUES (1)");
+    let lengths = vec!["length(x)"; 190].join(" + ");
+    let sql = format!(
+        "WITH c AS MATERIALIZED (SELECT hex(zeroblob(8000000)) AS x) SELECT {} FROM c",
+        vec![lengths; 8].join(", ")
+    );
+    // Enough to make the text: a stopped query would get no memory for it, and end.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let error = bench.json(Query { deadline, ..query("/a.sqlite", &sql) }).await.expect_err("stuck");
+    assert_eq!(error.code, ErrorCode::DeadlineExceeded, "{error}");
+    assert_eq!(bench.rows("SELECT a FROM t").await, Ok(json!([[1]])));
+    assert_eq!(bench.counter("springhouse_query_threads_replaced_total"), 1.0);
+}

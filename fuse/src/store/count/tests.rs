@@ -1,5 +1,10 @@
-use super::*;
-use crate::store::memory::{Fault, Injection, MemoryStore};
+use prometheus::Registry;
+
+use super::{counters::BUCKETS_S, *};
+use crate::{
+    error::ErrorKind,
+    store::memory::{Fault, Injection, MemoryStore},
+};
 
 #[tokio::test]
 async fn figures_are_those_of_the_calls() {

@@ -64,13 +64,18 @@ impl Deadline {
 }
 
 /// The clock of the breakers. Tokio's, which tests can stop.
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Whether a failure means that the store did not answer.
-fn is_silence(error: &Error) -> bool {
+/// Whether a file or name is out of reach: asking again may help.
+fn is_out_of_reach(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Unavailable)
+}
+
+/// Whether a failure means that the store did not answer.
+pub(super) fn is_silence(error: &Error) -> bool {
+    is_out_of_reach(error) && !error.is_of_one_file()
 }
 
 impl Shared {
@@ -95,7 +100,7 @@ impl Shared {
                 };
                 tries += 1;
                 let odd = matches!(error.kind(), ErrorKind::Other | ErrorKind::Corrupt);
-                if !(is_silence(&error) || odd && tries < ODD_TRIES_MAX) {
+                if !(is_out_of_reach(&error) || odd && tries < ODD_TRIES_MAX) {
                     return Err(error);
                 }
                 tracing::debug!(%path, what, tries, %error, "trying again");
@@ -119,11 +124,12 @@ impl Shared {
     }
 
     fn too_late(&self, what: &str, path: &StorePath, last: Option<Error>) -> Error {
-        let because = last.map(|error| format!("; last: {error}")).unwrap_or_default();
-        Error::new(
+        let because = last.as_ref().map(|error| format!("; last: {error}")).unwrap_or_default();
+        let late = Error::new(
             ErrorKind::TimedOut,
             format!("{path}: {what} got no answer within {} ms{because}", self.deadline.as_millis()),
-        )
+        );
+        if last.is_some_and(|error| error.is_of_one_file()) { late.of_one_file() } else { late }
     }
 
     fn refused(&self, what: &str, path: &StorePath, wait: Duration) -> Error {

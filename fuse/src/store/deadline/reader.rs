@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Shared, is_silence, now};
+use super::{Shared, is_out_of_reach, is_silence, now};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{
@@ -71,6 +71,11 @@ impl SteadyReader {
             }
             _ => e,
         })?;
+        if reader.metadata().len < self.metadata.len {
+            // Still being written, and less of it can be read now: its last DataNodes are gone.
+            let message = format!("{}: its end cannot be read now", self.path);
+            return Err(Error::new(ErrorKind::Unavailable, message).of_one_file());
+        }
         *self.current.lock() = Current { reader: Arc::clone(&reader), in_doubt: false };
         Ok(reader)
     }
@@ -108,7 +113,7 @@ impl Reader for SteadyReader {
         }
         let pass = self.admit()?;
         let outcome = self.shared.persist("read", &self.path, || self.attempt(offset, len)).await;
-        pass.settle(outcome.as_ref().err().is_some_and(is_silence));
+        pass.settle(outcome.as_ref().err());
         outcome
     }
 }
@@ -147,17 +152,18 @@ struct ReadPass<'a> {
 }
 
 impl ReadPass<'_> {
-    fn settle(mut self, silent: bool) {
+    fn settle(mut self, error: Option<&Error>) {
         let (file, store) = (self.file.take(), self.store.take());
-        let (mut of_file, mut of_store) = (self.of.breaker.lock(), self.of.shared.reads.lock());
-        match (file, store) {
-            (Some(file), Some(store)) if silent => {
-                of_file.failed(file, now());
-                of_store.failed(&self.of.path, store, now());
-            }
-            _ => {
-                of_file.answered();
-                of_store.answered();
+        if let Some(pass) = file {
+            let mut breaker = self.of.breaker.lock();
+            if error.is_some_and(is_out_of_reach) { breaker.failed(pass, now()) } else { breaker.answered() }
+        }
+        if let Some(pass) = store {
+            let mut breaker = self.of.shared.reads.lock();
+            if error.is_some_and(is_silence) {
+                breaker.failed(&self.of.path, pass, now());
+            } else {
+                breaker.answered();
             }
         }
     }

@@ -278,3 +278,96 @@ async fn a_change_is_seen_by_who_made_it() {
     assert_eq!(found.kind(), ErrorKind::NotFound);
     early.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn files_without_replicas_leave_the_store_open() {
+    let (memory, opened) = fixture();
+    let mut readers = Vec::new();
+    for i in 0..10 {
+        let file = format!("/f{i}");
+        readers.push(open(&opened, &file).await);
+        if i < 9 {
+            let lost = Injection::new(Fault::FailFile(ErrorKind::Unavailable)).on(Operation::Read);
+            memory.inject(lost.at(&path(&file)));
+        }
+    }
+    for lost in &readers[..9] {
+        assert_eq!(outcome(lost).await, Err(ErrorKind::TimedOut));
+        assert_eq!(outcome(lost).await, Err(ErrorKind::Unavailable), "this file is left alone for a while");
+    }
+    assert_eq!(outcome(&readers[9]).await, Ok(()), "nine lost files are no outage");
+    memory.inject(Injection::new(Fault::FailFile(ErrorKind::Unavailable)).on(Operation::Open));
+    let error = opened.store.open(&path("/f1"), None).await.expect_err("its last HDFS block has no length");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(opened.store.stat(&path("/f1")).await.is_ok(), "the NameNode has answered all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_short_and_long_are_kept() {
+    for seconds in [1, 60] {
+        let memory = MemoryStore::new();
+        memory.put(&path("/f"), content(1, 100)).expect("put");
+        let options = StoreOptions { deadline: Duration::from_secs(seconds), ..StoreOptions::default() };
+        let opened = decorate(Arc::new(memory.clone()), &options).expect("decorate");
+        let reader = open(&opened, "/f").await;
+        memory.inject(Injection::new(Fault::Fail(ErrorKind::Unavailable)).on(Operation::Read));
+        memory.inject(Injection::new(Fault::Hang).on(Operation::Stat));
+        let start = Instant::now();
+        assert_eq!(outcome(&reader).await, Err(ErrorKind::TimedOut));
+        assert_eq!(start.elapsed().as_secs(), seconds);
+        assert!(opened.store.stat(&path("/f")).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 2 * seconds);
+    }
+}
+
+/// Calls of all kinds, dropped at whatever point they are, on a store that fails in all ways: nothing is
+/// left running, nobody waits for what was dropped, and once the store is well all is well.
+#[tokio::test(start_paused = true)]
+async fn dropping_calls_anywhere_leaves_nothing_behind() {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (memory, opened) = fixture();
+        let readers = [open(&opened, "/f1").await, open(&opened, "/f2").await];
+        let mut faults = Vec::new();
+        let mut calls = Vec::new();
+        for _ in 0..200 {
+            if random.random_ratio(1, 10) {
+                let fault = match random.random_range(0..4) {
+                    0 => Fault::Hang,
+                    1 => Fault::Fail(ErrorKind::Unavailable),
+                    2 => Fault::FailFile(ErrorKind::Unavailable),
+                    _ => Fault::Delay(Duration::from_millis(random.random_range(0..3_000))),
+                };
+                faults.push(memory.inject(Injection::new(fault).times(random.random_range(1..10))));
+            }
+            let (store, reader) =
+                (Arc::clone(&opened.store), Arc::clone(&readers[random.random_range(0..2)]));
+            let (kind, file) = (random.random_range(0..4), path(&format!("/f{}", random.random_range(0..3))));
+            let call = async move {
+                match kind {
+                    0 => drop(store.stat(&file).await),
+                    1 => drop(store.open(&file, None).await),
+                    2 => drop(store.list(&StorePath::root()).try_collect::<Vec<_>>().await),
+                    _ => drop(reader.read_at(0, 100).await),
+                }
+            };
+            let patience = Duration::from_millis(random.random_range(0..15_000));
+            calls.push(tokio::spawn(async move { drop(tokio::time::timeout(patience, call).await) }));
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
+        }
+        for call in calls {
+            call.await.expect("no call panics");
+        }
+        assert_eq!(opened.counters.running(), 0, "seed {seed}");
+        faults.iter().for_each(super::super::memory::Injected::release);
+        // The longest cool-down.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        for reader in &readers {
+            assert_eq!(outcome(reader).await, Ok(()), "seed {seed}: a probe was lost");
+        }
+        for i in 0..10 {
+            open(&opened, &format!("/f{i}")).await;
+        }
+    }
+}

@@ -20,7 +20,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::errors::{translate, translate_call};
+use super::{
+    errors::{translate, translate_call},
+    replicas,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::HdfsOptions,
@@ -103,6 +106,7 @@ impl Connection {
                 format!("Hadoop configuration {}: there is no such directory", dir.display()),
             ));
         }
+        replicas::listen();
         let runtime = runtime()?;
         let url = format!("hdfs://{authority}");
         let properties = properties(authority, options, deadline);
@@ -170,10 +174,14 @@ impl Connection {
         F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
     {
         let client = self.client();
-        let _hung = Hung { of: self, client: Arc::clone(&client), since: Instant::now() };
+        let mut hung = Hung { of: self, client: Arc::clone(&client), since: Instant::now(), answered: false };
         let (subject, authority) = (what.to_owned(), self.authority.clone());
         let call = call(client);
-        self.run(what, async move { call.await.map_err(|e| translate_call(&e, &subject, &authority)) }).await
+        let work = async move { call.await.map_err(|e| translate_call(&e, &subject, &authority)) };
+        let outcome = self.run(what, work).await;
+        // However long it took: deleting a large tree, or summing it up, is slow on a healthy NameNode.
+        hung.answered = outcome.is_ok();
+        outcome
     }
 
     /// Replaces `hung`, unless somebody has done so already.
@@ -210,11 +218,12 @@ struct Hung<'a> {
     of: &'a Connection,
     client: Arc<Client>,
     since: Instant,
+    answered: bool,
 }
 
 impl Drop for Hung<'_> {
     fn drop(&mut self) {
-        if self.since.elapsed() >= self.of.patience {
+        if !self.answered && self.since.elapsed() >= self.of.patience {
             self.of.replace(&self.client);
         }
     }
@@ -223,8 +232,13 @@ impl Drop for Hung<'_> {
 /// What we set unless the caller does. These override the files of the cluster, which are written for
 /// batch jobs: with their 60 s a stopped DataNode would cost more than our whole deadline.
 fn properties(authority: &str, options: &HdfsOptions, deadline: Duration) -> Vec<(String, String)> {
-    // A stopped DataNode must be found out, up to three times over (two cached connections, one new),
-    // and the next replica read, all within the deadline.
+    // How long a DataNode may keep silent in the middle of an answer. A stopped one must be found out, up
+    // to three times over (two cached connections, one new), and the next replica read, all within the
+    // deadline: hence a tenth of it. A healthy DataNode that needs longer for one disk seek loses little:
+    // the read goes to another replica, which is the better bet; if all are so slow, the file is opened
+    // anew and read again within the deadline, by when the disk has brought the bytes into the DataNode's
+    // page cache. Where seconds are normal, a longer deadline raises this in proportion, and
+    // `dfs.client.socket-timeout` given as a property overrides it.
     let socket_timeout = (deadline / 10).clamp(Duration::from_millis(200), Duration::from_secs(10));
     let single = authority.rsplit_once(':').is_some();
     let mut all = vec![
@@ -268,6 +282,33 @@ fn build(
                 "store {url}: names no NameNode, and there is no fs.defaultFS in the Hadoop configuration"
             ),
         ),
+        HdfsError::XmlParseError(why) => {
+            let given =
+                options.config_dir.clone().or_else(|| std::env::var_os("HADOOP_CONF_DIR").map(Into::into));
+            let place = given.map(|dir| format!(" {}", dir.display())).unwrap_or_default();
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("Hadoop configuration{place}: core-site.xml or hdfs-site.xml is no XML: {why}"),
+            )
+        }
         other => translate(other, url),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_is_no_xml_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("core-site.xml"), "<configuration><property>").expect("write");
+        let options = HdfsOptions { config_dir: Some(dir.path().into()), ..HdfsOptions::default() };
+        let error = Connection::new("ns1", &options, Duration::from_secs(1)).err().expect("no XML");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.message().contains(&dir.path().display().to_string()), "{error}");
+        std::fs::write(dir.path().join("core-site.xml"), "<configuration/>").expect("write");
+        let error = Connection::new("ns1", &options, Duration::from_secs(1)).err().expect("no such service");
+        assert!(error.message().contains("HADOOP_CONF_DIR"), "{error}");
+    }
 }

@@ -17,16 +17,36 @@ pub(super) fn translate(error: &HdfsError, what: &str) -> Error {
         HdfsError::AlreadyExists(message) => first_line(message).to_owned(),
         HdfsError::FileNotFound(_) => "no such file or directory".to_owned(),
         // Lists every replica in debugging form, over a page.
-        HdfsError::DataTransferError(message) if message.starts_with("All DataNodes failed") => {
-            if message.ends_with("[]") {
-                "no DataNode has this HDFS block now".to_owned()
-            } else {
-                "no DataNode that has this HDFS block could be read".to_owned()
-            }
+        HdfsError::DataTransferError(_) if replicas_failed(error).is_some() => {
+            "no DataNode that has this HDFS block could be read".to_owned()
         }
         other => first_line(&other.to_string()).to_owned(),
     };
-    Error::new(kind, format!("{what}: {message}"))
+    let translated = Error::new(kind, format!("{what}: {message}"));
+    if is_of_one_file(error) { translated.of_one_file() } else { translated }
+}
+
+/// How many replicas were listed, if `error` says that all replicas of an HDFS block have failed.
+pub(super) fn replicas_failed(error: &HdfsError) -> Option<usize> {
+    let HdfsError::DataTransferError(message) = error else { return None };
+    let listed = message.strip_prefix("All DataNodes failed: ")?;
+    Some(listed.matches("DatanodeIdProto {").count())
+}
+
+/// Whether the NameNode has answered, and what it says is of this file alone.
+fn is_of_one_file(error: &HdfsError) -> bool {
+    match error {
+        HdfsError::BlocksNotFound(_) => true,
+        HdfsError::RPCError(class, _) | HdfsError::FatalRPCError(class, _) => {
+            matches!(class_name(class), "CannotObtainBlockLengthException" | "NotReplicatedYetException")
+        }
+        _ => false,
+    }
+}
+
+/// The last part of a Java class name is enough: the packages moved between Hadoop's versions.
+fn class_name(class: &str) -> &str {
+    class.rsplit(['.', '$']).next().unwrap_or(class)
 }
 
 /// A NameNode that cannot be talked to, with the remedy; other failures as [`translate`] tells them.
@@ -93,9 +113,8 @@ fn kind(error: &HdfsError) -> ErrorKind {
     }
 }
 
-/// The last part of a Java class name is enough: the packages moved between Hadoop's versions.
 fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
-    match class.rsplit(['.', '$']).next().unwrap_or(class) {
+    match class_name(class) {
         "FileNotFoundException" | "NoSuchFileException" => ErrorKind::NotFound,
         // Before AccessControlException: walking through a file is told as either.
         "ParentNotDirectoryException" | "PathIsNotDirectoryException" | "NotDirectoryException" => {
@@ -136,6 +155,7 @@ fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
         // Names of many things; the message tells them apart.
         _ if message.contains("could only be written to 0 of") => ErrorKind::NoSpace,
         _ if message.contains("is not a directory") => ErrorKind::NotADirectory,
+        _ if message.contains("Pathname too long") => ErrorKind::NameTooLong,
         _ => ErrorKind::Other,
     }
 }
@@ -186,8 +206,10 @@ mod tests {
 
     #[test]
     fn replicas_are_not_listed_in_a_message() {
-        let error =
-            HdfsError::DataTransferError("All DataNodes failed: [DatanodeInfoProto { id: 1 }]".into());
+        let error = HdfsError::DataTransferError(
+            "All DataNodes failed: [DatanodeInfoProto { id: DatanodeIdProto { ip_addr: 1 } }]".into(),
+        );
+        assert_eq!(replicas_failed(&error), Some(1));
         let error = translate(&error, "/a");
         assert_eq!(error.message(), "/a: no DataNode that has this HDFS block could be read");
         assert_eq!(error.kind(), ErrorKind::Unavailable);

@@ -3,31 +3,120 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use hdfs_native::file::{FileReader, FileWriter};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use hdfs_native::{
+    HdfsError,
+    file::{FileReader, FileWriter},
+};
 use tokio::sync::Mutex;
 
-use super::{client::Connection, errors::translate};
+use super::{
+    client::Connection,
+    errors::{replicas_failed, translate},
+    file_status, replicas,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Metadata, Reader, Writer},
+    store::{Generation, Metadata, Reader, Writer, check_generation},
 };
+
+/// Tries of an open whose file is replaced meanwhile.
+const OPEN_TRIES_MAX: u32 = 5;
 
 /// One generation of a file in HDFS.
 ///
 /// The locations of its HDFS blocks are those at open, and a DataNode that failed once is not asked
 /// again: the `deadline` decorator reopens the file after a failure.
 pub(super) struct HdfsReader {
-    pub(super) connection: Arc<Connection>,
+    connection: Arc<Connection>,
     /// Path in HDFS.
-    pub(super) path: String,
-    pub(super) metadata: Metadata,
-    pub(super) file: Arc<FileReader>,
+    path: String,
+    metadata: Metadata,
+    file: Arc<FileReader>,
 }
 
 impl fmt::Debug for HdfsReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HdfsReader").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What a read has brought, and the failure that ended it early.
+type Part = (BytesMut, Option<Error>);
+
+impl HdfsReader {
+    /// Opens the file at `path` in HDFS.
+    ///
+    /// The client opens by path and does not say what it has opened. If the file has the same generation
+    /// before and after, the one opened in between is of it too. Who expects a generation has seen it
+    /// before.
+    pub(super) async fn open(
+        connection: &Arc<Connection>,
+        path: &str,
+        expected: Option<Generation>,
+    ) -> Result<Self> {
+        let mut before = match expected {
+            Some(generation) => generation,
+            None => file_status(connection, path).await?.generation,
+        };
+        for _ in 0..OPEN_TRIES_MAX {
+            let asked = path.to_owned();
+            let opened = connection.ask(path, |client| async move { client.read(&asked).await }).await;
+            let mut metadata = file_status(connection, path).await?;
+            check_generation(&path, &metadata, expected)?;
+            let file = opened?;
+            if metadata.generation == before {
+                // Of a file that is still being written, less can be read than is listed.
+                metadata.len = metadata.len.min(file.file_length() as u64);
+                let (connection, path) = (Arc::clone(connection), path.to_owned());
+                return Ok(Self { connection, path, metadata, file: Arc::new(file) });
+            }
+            before = metadata.generation;
+        }
+        Err(Error::new(ErrorKind::Stale, format!("{path}: is replaced too fast to be opened")))
+    }
+
+    async fn read_part(&self, start: usize, len: usize) -> Result<Part> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let read = async move {
+            let mut bytes = BytesMut::with_capacity(len);
+            let mut packets = file.read_range_stream(start, len);
+            while let Some(packet) = packets.next().await {
+                match packet {
+                    Ok(packet) => bytes.extend_from_slice(&packet),
+                    Err(error) => return Ok((bytes, Some(failure(&error, &path)))),
+                }
+                // A replica that failed earlier was not asked for what comes now.
+                replicas::take();
+            }
+            let short = (bytes.len() != len).then(|| {
+                let message = format!("{path}: {} bytes came instead of {len}", bytes.len());
+                Error::new(ErrorKind::Unavailable, message).of_one_file()
+            });
+            Ok((bytes, short))
+        };
+        self.connection.run(&self.path, replicas::observe(read)).await
+    }
+}
+
+/// What a failed read means, by what was heard of the replicas.
+fn failure(error: &HdfsError, path: &str) -> Error {
+    let failed = replicas::take();
+    match replicas_failed(error) {
+        Some(0) => {
+            let message = format!("{path}: no DataNode has this HDFS block now");
+            Error::new(ErrorKind::Unavailable, message).of_one_file()
+        }
+        // Each was asked, and gave wrong bytes. One that is only silent now may have the right ones.
+        Some(replicas) if failed.corrupt >= replicas => Error::new(
+            ErrorKind::Corrupt,
+            format!("{path}: all {replicas} replicas of an HDFS block fail their checksums"),
+        ),
+        Some(_) if failed.silent == 0 && failed.corrupt + failed.refused > 0 => {
+            translate(error, path).of_one_file()
+        }
+        _ => translate(error, path),
     }
 }
 
@@ -46,17 +135,26 @@ impl Reader for HdfsReader {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let read = async move {
-            let bytes = file.read_range(start, len).await.map_err(|e| translate(&e, &path))?;
-            if bytes.len() != len {
-                let got = bytes.len();
-                let message = format!("{path}: {got} bytes came instead of {len}");
-                return Err(Error::new(ErrorKind::Unavailable, message));
+        let (mut bytes, mut failed) = self.read_part(start, len).await?;
+        // To the client a DataNode with one wrong byte is dead for as long as the file is open. Where
+        // replicas are bad at different places, each opening gets past one of them.
+        while let Some(error) = failed {
+            if bytes.is_empty() || !error.is_of_one_file() {
+                return Err(error);
             }
-            Ok(bytes)
-        };
-        self.connection.run(&self.path, read).await
+            let again = Self::open(&self.connection, &self.path, Some(self.metadata.generation)).await?;
+            let at = start + bytes.len();
+            if again.metadata.len < (start + len) as u64 {
+                return Err(error);
+            }
+            let (more, next) = again.read_part(at, start + len - at).await?;
+            if more.is_empty() {
+                return Err(next.unwrap_or(error));
+            }
+            bytes.extend_from_slice(&more);
+            failed = next;
+        }
+        Ok(bytes.freeze())
     }
 }
 
@@ -91,7 +189,7 @@ impl Writer for HdfsWriter {
             // Closing alone leaves the last bytes in the DataNodes' page caches. A file of no bytes has
             // no HDFS block to be synchronised; an erasure coded one cannot be.
             match file.hsync().await {
-                Ok(()) | Err(hdfs_native::HdfsError::UnsupportedFeature(_)) => {}
+                Ok(()) | Err(HdfsError::UnsupportedFeature(_)) => {}
                 Err(error) => return Err(translate(&error, &path)),
             }
             file.close().await.map_err(|e| translate(&e, &path))

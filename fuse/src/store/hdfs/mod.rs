@@ -28,13 +28,12 @@ use crate::error::{Error, ErrorKind, Result};
 mod client;
 mod errors;
 mod file;
+mod replicas;
 
 /// Entries that one visit to the HDFS runtime lists; as many as the NameNode sends at once.
 const LIST_BATCH: usize = 1000;
 /// How long a content summary is good: the NameNode walks the whole tree for it.
 const USAGE_AGE_MAX: Duration = Duration::from_secs(60);
-/// Tries of an open whose file is replaced meanwhile.
-const OPEN_TRIES_MAX: u32 = 5;
 
 /// A directory of HDFS as a store.
 pub(super) struct HdfsStore {
@@ -67,19 +66,7 @@ impl HdfsStore {
     }
 
     async fn status(&self, path: &StorePath) -> Result<Metadata> {
-        let at = self.at(path);
-        let asked = at.clone();
-        let status =
-            self.connection.ask(&at, |client| async move { client.get_file_info(&asked).await }).await?;
-        Ok(metadata(status))
-    }
-
-    async fn file_status(&self, path: &StorePath) -> Result<Metadata> {
-        let status = self.status(path).await?;
-        if status.is_dir() {
-            return Err(Error::new(ErrorKind::IsADirectory, format!("{}: is a directory", self.at(path))));
-        }
-        Ok(status)
+        status(&self.connection, &self.at(path)).await
     }
 
     fn refuse_root(&self, path: &StorePath) -> Result<()> {
@@ -101,6 +88,33 @@ impl HdfsStore {
         };
         Error::new(kind, error.message())
     }
+}
+
+/// Stat of `at` in HDFS.
+async fn status(connection: &Connection, at: &str) -> Result<Metadata> {
+    let asked = at.to_owned();
+    let outcome = connection.ask(at, |client| async move { client.get_file_info(&asked).await }).await;
+    match outcome {
+        Ok(status) => Ok(metadata(status)),
+        Err(error) => Err(no_such_name(at, error)),
+    }
+}
+
+/// HDFS calls some names invalid (those with a colon). Who only asks for one learns that nothing has it.
+fn no_such_name(at: &str, error: Error) -> Error {
+    if error.kind() == ErrorKind::InvalidArgument && at.contains(':') {
+        return Error::new(ErrorKind::NotFound, format!("{at}: no such file or directory"));
+    }
+    error
+}
+
+/// Stat of a file.
+async fn file_status(connection: &Connection, at: &str) -> Result<Metadata> {
+    let status = status(connection, at).await?;
+    if status.is_dir() {
+        return Err(Error::new(ErrorKind::IsADirectory, format!("{at}: is a directory")));
+    }
+    Ok(status)
 }
 
 /// Modification time and length: the client does not tell the file's number.
@@ -193,7 +207,7 @@ impl Store for HdfsStore {
                 let batch = listing.next_batch().await?;
                 Ok((batch, listing))
             });
-            next.await.map(Some)
+            next.await.map(Some).map_err(|error| no_such_name(&at, error))
         })
         .flat_map(|batch| match batch {
             Ok(entries) => stream::iter(entries).map(Ok).left_stream(),
@@ -203,29 +217,7 @@ impl Store for HdfsStore {
     }
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
-        let at = self.at(path);
-        // The client opens by path and does not say what it has opened. If the file has the same
-        // generation before and after, the one opened in between is of it too. Who expects a generation
-        // has seen it before.
-        let mut before = match expected {
-            Some(generation) => generation,
-            None => self.file_status(path).await?.generation,
-        };
-        for _ in 0..OPEN_TRIES_MAX {
-            let asked = at.clone();
-            let opened = self.connection.ask(&at, |client| async move { client.read(&asked).await }).await;
-            let mut metadata = self.file_status(path).await?;
-            super::check_generation(path, &metadata, expected)?;
-            let file = opened?;
-            if metadata.generation == before {
-                // Of a file that is still being written, less can be read than is listed.
-                metadata.len = metadata.len.min(file.file_length() as u64);
-                let connection = Arc::clone(&self.connection);
-                return Ok(Arc::new(HdfsReader { connection, path: at, metadata, file: Arc::new(file) }));
-            }
-            before = metadata.generation;
-        }
-        Err(Error::new(ErrorKind::Stale, format!("{at}: is replaced too fast to be opened")))
+        Ok(Arc::new(HdfsReader::open(&self.connection, &self.at(path), expected).await?))
     }
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
@@ -246,7 +238,7 @@ impl Store for HdfsStore {
             }
             // HDFS says "exists" of a directory that cannot be overwritten, too.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && options.overwrite => {
-                match self.file_status(path).await {
+                match file_status(&self.connection, &self.at(path)).await {
                     Err(other) if other.kind() == ErrorKind::IsADirectory => Err(other),
                     _ => Err(error),
                 }

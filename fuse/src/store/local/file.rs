@@ -1,9 +1,15 @@
 //! One open file of a local store.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use rustix::fs::{Stat, fstat};
 
 use super::{LocalStore, blocking};
@@ -11,6 +17,9 @@ use crate::{
     error::{Error, ErrorKind, Result},
     store::{Metadata, Reader, StorePath, Writer},
 };
+
+/// Longest tick of the kernel's clock, which file times are taken from (10 ms at 100 Hz), and some more.
+const TICK_MAX: Duration = Duration::from_millis(15);
 
 /// A file open for reading. It keeps its inode: when another file is renamed over the name, this one
 /// goes on giving the old bytes, which are those of its generation.
@@ -24,33 +33,51 @@ struct Open {
     path: StorePath,
     file: File,
     metadata: Metadata,
-    content: Content,
+    /// As it was found last.
+    mark: Mutex<Mark>,
 }
 
-/// What a write in place moves. Not ctime: a chmod, or the unlinking that a rename over the name means,
-/// moves that too, and leaves the bytes as they were.
-#[derive(Debug, PartialEq, Eq)]
-struct Content {
-    len: i64,
-    mtime_s: i64,
-    mtime_ns: u64,
+/// What a write in place moves.
+///
+/// ctime alone would say too much: a chmod, or the unlinking that a rename over the name means, moves it
+/// too, and leaves the bytes as they were. mtime alone says too little: `rsync --inplace --times` and
+/// `touch -r` set it back. So ctime counts unless something else that moves it explains it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    content: (i64, i64, u64),
+    ctime: (i64, u64),
+    /// Links, mode and owners: what else moves ctime.
+    rest: (u64, u32, u32, u32),
 }
 
-impl Content {
+impl Mark {
     fn of(stat: &Stat) -> Self {
-        Self { len: stat.st_size, mtime_s: stat.st_mtime, mtime_ns: stat.st_mtime_nsec }
+        Self {
+            content: (stat.st_size, stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+            rest: (stat.st_nlink, stat.st_mode, stat.st_uid, stat.st_gid),
+        }
+    }
+
+    /// Whether the bytes are surely those from when `self` was taken.
+    fn holds(&self, now: &Self) -> bool {
+        self.content == now.content && (self.ctime == now.ctime || self.rest != now.rest)
     }
 }
 
 impl LocalReader {
     pub(super) fn new(path: StorePath, file: File, metadata: Metadata, stat: &Stat) -> Self {
-        Self { inner: Arc::new(Open { path, file, metadata, content: Content::of(stat) }) }
+        Self { inner: Arc::new(Open { path, file, metadata, mark: Mutex::new(Mark::of(stat)) }) }
     }
-}
 
-impl LocalReader {
-    pub(super) fn path(&self) -> &StorePath {
-        &self.inner.path
+    /// How long its times cannot be relied on yet: a write in place within one tick of the kernel's clock
+    /// after the last change leaves them as they are.
+    pub(super) fn unsettled(&self) -> Option<Duration> {
+        let (seconds, nanos) = self.inner.mark.lock().ctime;
+        let changed = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+        // A time that is still to come is of another clock, a file server's: no reason to wait.
+        let age = SystemTime::now().duration_since(UNIX_EPOCH.checked_add(changed)?).ok()?;
+        TICK_MAX.checked_sub(age).filter(|left| !left.is_zero())
     }
 }
 
@@ -77,13 +104,17 @@ impl Open {
         let outcome = self.file.read_exact_at(&mut buffer, offset);
         // Checked after the bytes: the kernel moves mtime before it changes the first byte, so whatever
         // of a write in place this read could see, this stat sees too.
-        let stat = fstat(&self.file).map_err(|e| Error::from_io(&e.into(), &self.path))?;
-        if Content::of(&stat) != self.content {
+        // Under the lock, so that no older stat is put over a younger one.
+        let mut mark = self.mark.lock();
+        let now = Mark::of(&fstat(&self.file).map_err(|e| Error::from_io(&e.into(), &self.path))?);
+        if !mark.holds(&now) {
             return Err(Error::new(
                 ErrorKind::Stale,
                 format!("{}: changed in place while it was open; open it again", self.path),
             ));
         }
+        *mark = now;
+        drop(mark);
         outcome.map_err(|e| Error::from_io(&e, &self.path))?;
         Ok(buffer.freeze())
     }

@@ -272,9 +272,15 @@ impl Store for LocalStore {
     }
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
-        let path = path.clone();
-        let reader = self.run(move |store| store.open_now(&path)).await?;
-        super::check_generation(reader.path(), reader.metadata(), expected)?;
+        let wanted = path.clone();
+        let reader = self.run(move |store| {
+            let reader = store.open_now(&wanted)?;
+            let Some(left) = reader.unsettled() else { return Ok(reader) };
+            std::thread::sleep(left);
+            store.open_now(&wanted)
+        });
+        let reader = reader.await?;
+        super::check_generation(path, reader.metadata(), expected)?;
         Ok(Arc::new(reader))
     }
 

@@ -126,6 +126,94 @@ async fn a_file_changed_in_place_is_stale() {
 }
 
 #[tokio::test]
+async fn setting_the_time_back_hides_no_change() {
+    let (dir, store) = store();
+    let file = dir.path().join("f");
+    fs::write(&file, content(1, 10_000)).expect("write");
+    let written = fs::metadata(&file).expect("stat").modified().expect("mtime");
+    let reader = store.open(&path("/f"), None).await.expect("open");
+    // As rsync --inplace --times does it.
+    let handle = fs::File::options().write(true).open(&file).expect("open");
+    std::os::unix::fs::FileExt::write_all_at(&handle, &content(2, 5_000), 0).expect("write");
+    handle.set_modified(written).expect("set the time back");
+    for _ in 0..2 {
+        let error = reader.read_at(0, 10_000).await.expect_err("the bytes have changed");
+        assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_the_bytes_alone_leaves_the_reader_alone() {
+    let (dir, store) = store();
+    let file = dir.path().join("f");
+    fs::write(&file, "bytes").expect("write");
+    let reader = store.open(&path("/f"), None).await.expect("open");
+    let harmless: [&dyn Fn(); 4] = [
+        &|| fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("chmod"),
+        &|| fs::hard_link(&file, dir.path().join("backup")).expect("link"),
+        &|| fs::remove_file(dir.path().join("backup")).expect("unlink"),
+        &|| fs::remove_file(&file).expect("unlink"),
+    ];
+    for harmless in harmless {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        harmless();
+        assert_eq!(reader.read_at(0, 10).await.expect("read"), "bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_file_opened_at_once_after_a_write_tells_of_the_next_write() {
+    let (dir, store) = store();
+    let file = dir.path().join("f");
+    for round in 0..20u64 {
+        fs::write(&file, content(round, 1_000)).expect("write");
+        let reader = store.open(&path("/f"), None).await.expect("open");
+        fs::write(&file, content(100 + round, 1_000)).expect("write");
+        let outcome = reader.read_at(0, 1_000).await.map_err(|e| e.kind());
+        assert_eq!(outcome, Err(ErrorKind::Stale), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn many_entries_come_in_pieces_and_each_once() {
+    let (dir, store) = store();
+    for i in 0..3_000 {
+        fs::write(dir.path().join(format!("f{i}")), "").expect("write");
+        if i % 10 == 0 {
+            symlink("nowhere", dir.path().join(format!("l{i}"))).expect("link");
+        }
+    }
+    let root = StorePath::root();
+    let mut names = std::collections::HashSet::new();
+    let mut listing = store.list(&root);
+    while let Some(entry) = listing.try_next().await.expect("list") {
+        assert!(names.insert(entry.name.clone()), "{} twice", entry.name);
+        // What goes while it is listed is told or not, and is no failure.
+        let _ = fs::remove_file(dir.path().join(entry.name));
+    }
+    assert_eq!(names.len(), 3_000);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_one() {
+    // Every write to it says that the disk is full.
+    let file = fs::File::options().write(true).open("/dev/full").expect("open");
+    let (_dir, store) = store();
+    let mut writer = LocalWriter { store, path: path("/f"), file: Arc::new(file), offset: 0 };
+    let error = writer.write(content(1, 10)).await.expect_err("full");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+}
+
+#[tokio::test]
+async fn a_root_reached_through_a_link_is_a_root() {
+    let (dir, _) = store();
+    fs::create_dir(dir.path().join("real")).expect("mkdir");
+    symlink("real", dir.path().join("link")).expect("link");
+    let store = LocalStore::new(dir.path().join("link"));
+    check_store(&store, &path("/t")).await;
+}
+
+#[tokio::test]
 async fn workers_see_the_same_generation() {
     let (dir, store) = store();
     fs::write(dir.path().join("f"), "x").expect("write");

@@ -26,6 +26,8 @@ pub enum Fault {
     Hang,
     /// The call fails.
     Fail(ErrorKind),
+    /// The call fails, and the failure is of this file alone.
+    FailFile(ErrorKind),
     /// A read gives the right number of wrong bytes.
     Flip,
     /// Somebody replaces the file, just before the call looks at it.
@@ -139,6 +141,9 @@ impl Faults {
             }
             Fault::Fail(kind) => {
                 return Err(Error::new(*kind, format!("{path}: scripted failure of {}", operation.name())));
+            }
+            Fault::FailFile(kind) => {
+                return Err(Error::new(*kind, format!("{path}: scripted failure of this file")).of_one_file());
             }
             Fault::Flip => return Ok(Verdict { flip: true, replace: None }),
             Fault::Replace(bytes) => return Ok(Verdict { flip: false, replace: Some(bytes.clone()) }),
