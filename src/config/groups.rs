@@ -280,7 +280,8 @@ keys! {
         /// Connections open at once, running or idle; each is one open file. At least query_threads.
         connections_max: Count<1, { 1 << 20 }> = "512",
         /// Idle connections kept for one generation of one segment.
-        connections_per_segment_max: Count<0, 256> = "4",
+        /// With fewer than query_threads a single busy segment is opened anew again and again.
+        connections_per_segment_max: Count<0, 256> = "32",
         /// Prepared statements kept with a connection.
         statements_per_connection_max: Count<0, 1024> = "16",
         /// Most rows of an answer.

@@ -62,6 +62,12 @@ pub(super) fn decide(action: i32, first: &str, second: &str) -> Result<(), Strin
         {
             Ok(())
         }
+        // What CREATE, ALTER and DROP ask first.
+        ffi::SQLITE_INSERT | ffi::SQLITE_UPDATE | ffi::SQLITE_DELETE
+            if first.eq_ignore_ascii_case("sqlite_master") =>
+        {
+            refused("a change of the schema")
+        }
         ffi::SQLITE_INSERT => refused("INSERT"),
         ffi::SQLITE_UPDATE => refused("UPDATE"),
         ffi::SQLITE_DELETE => refused("DELETE"),

@@ -66,7 +66,7 @@ impl Default for QuerySettings {
             threads: (2 * cores).clamp(4, 32),
             queue_max: 256,
             connections_max: 512,
-            connections_per_file_max: 4,
+            connections_per_file_max: 32,
             statements_per_connection_max: 16,
             page_cache_bytes: 2 * MIB,
             idle_memory_bytes: 256 * MIB,

@@ -90,7 +90,7 @@ async fn a_new_epoch_makes_old_connections_useless() {
 
 #[tokio::test]
 async fn many_at_once_on_one_file() {
-    let bench = Bench::with(QuerySettings { threads: 8, ..settings() });
+    let bench = Bench::with(QuerySettings { threads: 8, connections_per_file_max: 4, ..settings() });
     bench.database("a.sqlite", "CREATE TABLE t AS SELECT 1 AS a");
     let answers = futures::future::join_all((0..100).map(|n| {
         let sql = format!("SELECT a + {n} FROM t");
