@@ -10,4 +10,5 @@ pub mod server;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod types;
+mod unread;
 pub(crate) mod workers;

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, time::Duration};
 
-use axum::{Router, body::Body, extract::ConnectInfo, http::Request, serve::Listener};
+use axum::{Router, extract::ConnectInfo, http::Request, serve::Listener};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -14,6 +14,8 @@ use tokio::{
     sync::watch,
 };
 use tower::ServiceExt;
+
+use super::unread;
 
 /// How long a connection may hold its place without asking for anything or taking anything.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +65,16 @@ async fn serve_with(
         prepare(&stream, patience.stall);
         let router = router.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
+            let (head, body) = request.into_parts();
+            let (body, unread) = unread::watch(body);
+            let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer));
             let router = router.clone();
-            async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|e| match e {})) }
+            async move {
+                let mut response = router.oneshot(request).await.unwrap_or_else(|e| match e {});
+                unread.mark(&mut response);
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), service));
         let mut cut = cut.clone();
@@ -102,7 +110,12 @@ fn prepare(stream: &TcpStream, stall: Duration) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use axum::{body::Bytes, extract::State, response::Response, routing::get};
+    use axum::{
+        body::{Body, Bytes},
+        extract::State,
+        response::Response,
+        routing::{get, post},
+    };
     use futures::{StreamExt, stream};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -141,6 +154,8 @@ mod tests {
         let slot: Slot = Arc::new(Mutex::new(Some(Guard(Some(gone)))));
         let router = Router::new()
             .route("/endless", get(endless))
+            .route("/unread", post(|| async { "refused" }))
+            .route("/read", post(|body: Bytes| async move { body.len().to_string() }))
             .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
             .with_state(slot);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -160,6 +175,22 @@ mod tests {
         let mut rest = Vec::new();
         let _ = slow.read_to_end(&mut rest).await;
         assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_an_unread_body_is_said_to_close() {
+        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        for (path, closes) in [("/unread", true), ("/read", false)] {
+            let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+            for _ in 0..20 {
+                let url = format!("http://{address}{path}");
+                let answer = client.post(url).body(vec![b'x'; 1 << 20]).send().await.expect("an answer");
+                assert_eq!(answer.headers().contains_key("connection"), closes, "{path}");
+                answer.bytes().await.expect("a body");
+                // It would be sent into the closing connection.
+                client.get(format!("http://{address}/peer")).send().await.expect("the next request");
+            }
+        }
     }
 
     #[tokio::test]
