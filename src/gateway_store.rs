@@ -56,7 +56,7 @@ impl SegmentStore for GatewayStore {
     }
 
     async fn create_exclusive(&self, at: &str, data: &[u8]) -> Result<(), StoreFailure> {
-        let options = CreateOptions { overwrite: false, create_parents: true, mode: None };
+        let options = CreateOptions { overwrite: false, create_parents: true, ..CreateOptions::default() };
         let mut writer = self.0.create(&path(at)?, options).await.map_err(failure)?;
         writer.write(Bytes::copy_from_slice(data)).await.map_err(failure)?;
         writer.close().await.map_err(failure)

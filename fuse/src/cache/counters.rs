@@ -31,6 +31,8 @@ pub struct CacheSnapshot {
     pub bytes_wasted: u64,
     /// Bytes of the cached blocks.
     pub cached_bytes: u64,
+    /// Bytes of the pinned pages.
+    pub pinned_bytes: u64,
     /// Bound of `cached_bytes`.
     pub cache_bytes_max: u64,
     /// Bytes of readahead buffers, filled or being filled.

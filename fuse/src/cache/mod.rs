@@ -21,8 +21,9 @@ use tokio::runtime::Handle;
 use self::{
     counters::CacheCounters,
     flight::{Ahead, Budget, Flight, Index},
+    pins::Pins,
 };
-pub use self::{counters::CacheSnapshot, stream::Stream};
+pub use self::{counters::CacheSnapshot, purpose::Purpose, stream::Stream};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::Reader,
@@ -30,6 +31,8 @@ use crate::{
 
 mod counters;
 mod flight;
+mod pins;
+mod purpose;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -44,6 +47,8 @@ pub struct CacheSettings {
     pub cache_bytes: u64,
     /// The cached unit.
     pub block_bytes: u64,
+    /// Bound of the pinned pages; 0 pins nothing.
+    pub pinned_bytes: u64,
     /// Bound of all readahead buffers together; 0 reads nothing ahead.
     pub readahead_bytes: u64,
     /// Largest single read of readahead; rounded up to whole blocks.
@@ -85,6 +90,7 @@ impl Source {
 pub struct BlockCache {
     settings: CacheSettings,
     blocks: moka::sync::Cache<BlockKey, Bytes>,
+    pins: Pins,
     index: Arc<Index>,
     budget: Arc<Budget>,
     counters: Arc<CacheCounters>,
@@ -126,6 +132,7 @@ impl BlockCache {
         Ok(Self {
             blocks,
             settings,
+            pins: Pins::default(),
             index: Arc::default(),
             budget: Arc::new(Budget::new(settings.readahead_bytes)),
             counters: Arc::new(counters),
@@ -142,6 +149,10 @@ impl BlockCache {
         let wanted = clamp(offset, len, source.len());
         if wanted.is_empty() {
             return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.pins.get(source.file, &wanted) {
+            self.counters.hits.inc();
+            return Ok(bytes);
         }
         // What a sequential reader asks for lies in one flight, and is a slice of it: no copy.
         if let Some(flight) = self.covering(source, &wanted) {
@@ -167,6 +178,36 @@ impl BlockCache {
         Ok(whole.freeze())
     }
 
+    /// The bytes of each of `ranges` in its order, fetched together where they are not here, for
+    /// `purpose`. What follows from one that fails is the caller's choice: the others are still given.
+    pub async fn fetch(
+        &self,
+        source: &Source,
+        ranges: &[Range<u64>],
+        purpose: Purpose,
+    ) -> Vec<Result<Bytes>> {
+        let _ = purpose;
+        let reads = ranges.iter().map(|r| self.read(source, r.start, (r.end - r.start) as usize));
+        futures::future::join_all(reads).await
+    }
+
+    /// Starts fetching `ranges` into the readahead buffer of `stream`, without waiting: they are likely
+    /// to be read next. Stops at the first that the budget does not cover; gives how many were taken.
+    pub fn look_ahead(&self, source: &Source, stream: &Stream, ranges: &[Range<u64>]) -> usize {
+        stream.hold(self, source, ranges)
+    }
+
+    /// Keeps one page of `page_bytes` at `offset` (a multiple of it) outside of the cache, where nothing
+    /// pushes it out. `false`: there is no room for it.
+    pub fn pin(&self, source: &Source, page_bytes: u64, offset: u64, page: Bytes) -> bool {
+        self.pins.pin(source.file, page_bytes, offset, page, self.settings.pinned_bytes)
+    }
+
+    /// Gives up the pinned pages of a file.
+    pub fn unpin(&self, file: u128) {
+        self.pins.unpin(file);
+    }
+
     /// The figures now.
     pub fn snapshot(&self) -> CacheSnapshot {
         self.blocks.run_pending_tasks();
@@ -178,6 +219,7 @@ impl BlockCache {
             bytes_fetched: self.counters.bytes_fetched.get(),
             bytes_wasted: self.counters.bytes_wasted.get(),
             cached_bytes: self.blocks.weighted_size(),
+            pinned_bytes: self.pins.bytes(),
             cache_bytes_max: self.settings.cache_bytes,
             readahead_bytes: self.budget.taken(),
             readahead_bytes_max: self.budget.max(),

@@ -31,6 +31,23 @@ impl Stream {
         Self { state: Mutex::new(State { window, buffer, fetched: 0, touched }) }
     }
 
+    pub(super) fn hold(&self, cache: &BlockCache, source: &Source, ranges: &[Range<u64>]) -> usize {
+        let mut state = self.state.lock();
+        for (taken, range) in ranges.iter().enumerate() {
+            let blocks = cache.bytes_of(&cache.blocks_of(range), source.len());
+            for part in cache.uncached(source, blocks) {
+                let bytes = part.end - part.start;
+                if !cache.budget.take(bytes) {
+                    return taken;
+                }
+                let launched = cache.launch(source, part, true);
+                cache.budget.give_back(bytes - launched.started_bytes);
+                state.buffer.extend(launched.flights);
+            }
+        }
+        ranges.len()
+    }
+
     /// Lets go of what was read ahead if nobody has read for `idle`: a reader that stopped half-way must
     /// not keep the budget from others.
     pub fn relax(&self, idle: Duration) {

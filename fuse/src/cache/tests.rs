@@ -19,6 +19,7 @@ fn path() -> StorePath {
 fn cache(cache_bytes: u64, readahead_bytes: u64) -> BlockCache {
     let settings = CacheSettings {
         cache_bytes,
+        pinned_bytes: 1 << 20,
         block_bytes: 4 * KIB,
         readahead_bytes,
         extent_bytes: 64 * KIB,

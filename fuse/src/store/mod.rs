@@ -139,6 +139,25 @@ pub struct CreateOptions {
     pub create_parents: bool,
     /// Permission bits; `None`: the store's default.
     pub mode: Option<u32>,
+    /// Copies that the store keeps; `None`: its default. A local directory ignores it.
+    pub replication: Option<u32>,
+    /// Size of the store's own blocks in bytes; `None`: its default. A local directory ignores it.
+    pub block_size: Option<u64>,
+}
+
+/// What [`Store::set_attributes`] changes; `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttributeChanges {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: Option<u32>,
+    /// Owner as the store names it.
+    pub owner: Option<String>,
+    /// Group as the store names it.
+    pub group: Option<String>,
+    /// Last modification; HDFS keeps ms.
+    pub mtime: Option<SystemTime>,
+    /// Last access; HDFS keeps ms.
+    pub atime: Option<SystemTime>,
 }
 
 /// A place that holds segments. Paths are absolute below the store's root.
@@ -173,6 +192,29 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes a directory and its missing parents; an existing directory is no error.
     async fn create_dir(&self, path: &StorePath) -> Result<()>;
+
+    /// Goes on writing an existing file at its end; also says where that is, in bytes.
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        Err(unsupported(path, "appending"))
+    }
+
+    /// Cuts a file to `len` bytes, or makes it longer with zeros where the store can.
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        let _ = len;
+        Err(unsupported(path, "truncating"))
+    }
+
+    /// Changes what `changes` names. Not atomic: a failure may leave some of it done.
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        let _ = changes;
+        Err(unsupported(path, "changing attributes"))
+    }
+
+    /// Makes one directory: its parent must exist, and nothing may have its name (`AlreadyExists`).
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        let _ = mode;
+        Err(unsupported(path, "making one directory"))
+    }
 
     /// Sizes for `statfs`, as honest as the store's client allows.
     async fn usage(&self) -> Result<Usage>;
@@ -212,6 +254,10 @@ fn check_generation(path: &dyn fmt::Display, found: &Metadata, expected: Option<
         )),
         _ => Ok(()),
     }
+}
+
+fn unsupported(path: &StorePath, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{path}: {what} is not possible in this store"))
 }
 
 /// A directory cannot be moved to below itself.

@@ -235,8 +235,11 @@ pub async fn check_operations(store: &dyn Store, dir: &StorePath, operations: &[
     for (number, operation) in operations.iter().enumerate() {
         match operation {
             Operation::Put { path, len, overwrite, create_parents } => {
-                let options =
-                    CreateOptions { overwrite: *overwrite, create_parents: *create_parents, mode: None };
+                let options = CreateOptions {
+                    overwrite: *overwrite,
+                    create_parents: *create_parents,
+                    ..CreateOptions::default()
+                };
                 let data = content(number as u64, *len);
                 let found = put(store, &at(path), data.clone(), options).await;
                 same(operation, found, model.put(path, &data, options));

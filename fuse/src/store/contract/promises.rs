@@ -11,9 +11,13 @@ use crate::{
     store::{CreateOptions, FileKind, Generation, Store, StorePath},
 };
 
-const NEW: CreateOptions = CreateOptions { overwrite: false, create_parents: false, mode: None };
-const OVER: CreateOptions = CreateOptions { overwrite: true, create_parents: false, mode: None };
-const DEEP: CreateOptions = CreateOptions { overwrite: false, create_parents: true, mode: None };
+const fn new_file(overwrite: bool, create_parents: bool) -> CreateOptions {
+    CreateOptions { overwrite, create_parents, mode: None, replication: None, block_size: None }
+}
+
+const NEW: CreateOptions = new_file(false, false);
+const OVER: CreateOptions = new_file(true, false);
+const DEEP: CreateOptions = new_file(false, true);
 
 async fn dir(store: &dyn Store, path: &StorePath) {
     store.create_dir(path).await.expect("make a directory");

@@ -65,7 +65,7 @@ async fn no_link_leads_out_of_the_root() {
         let error = store.delete(&path(link), true).await.expect_err(link);
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     }
-    let over = CreateOptions { overwrite: true, create_parents: true, mode: None };
+    let over = CreateOptions { overwrite: true, create_parents: true, ..CreateOptions::default() };
     assert!(store.create(&path("/out/secret"), over).await.is_err());
     assert!(store.create_dir(&path("/out/d")).await.is_err());
     assert!(store.rename(&path("/f"), &path("/out/f"), true).await.is_err());

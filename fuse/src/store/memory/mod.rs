@@ -64,7 +64,7 @@ impl MemoryStore {
 
     /// Makes or replaces a file, and its parents, at once and past all faults.
     pub fn put(&self, path: &StorePath, bytes: impl Into<Bytes>) -> Result<Generation> {
-        let options = CreateOptions { overwrite: true, create_parents: true, mode: None };
+        let options = CreateOptions { overwrite: true, create_parents: true, ..CreateOptions::default() };
         let mut tree = self.inner.tree.lock();
         tree.create(path, options)?;
         let alive = Arc::clone(&tree.file(path)?.alive);

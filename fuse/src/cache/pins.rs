@@ -1,0 +1,65 @@
+//! Pages that stay in memory for as long as there is room: interior pages of databases.
+
+use std::{collections::HashMap, ops::Range};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+/// Pinned pages by file and page. See [`super::BlockCache::pin`].
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: HashMap<u128, Pages>,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    page_bytes: u64,
+    pages: HashMap<u64, Bytes>,
+}
+
+impl Pins {
+    /// Whether it was taken: not beyond `bytes_max` of all together.
+    pub(super) fn pin(&self, file: u128, page_bytes: u64, offset: u64, page: Bytes, bytes_max: u64) -> bool {
+        let mut state = self.state.write();
+        let state = &mut *state;
+        let more = page.len() as u64;
+        if state.bytes + more > bytes_max {
+            return false;
+        }
+        let pages = state.files.entry(file).or_default();
+        pages.page_bytes = page_bytes;
+        let old = pages.pages.insert(offset / page_bytes, page);
+        state.bytes += more;
+        state.bytes -= old.map_or(0, |old| old.len() as u64);
+        true
+    }
+
+    /// The bytes of `wanted`, if they lie in one pinned page.
+    pub(super) fn get(&self, file: u128, wanted: &Range<u64>) -> Option<Bytes> {
+        let state = self.state.read();
+        let pages = state.files.get(&file)?;
+        let number = wanted.start / pages.page_bytes;
+        let page = pages.pages.get(&number)?;
+        let start = number * pages.page_bytes;
+        let range = (wanted.start - start) as usize..(wanted.end - start) as usize;
+        (range.end <= page.len()).then(|| page.slice(range))
+    }
+
+    /// Gives up all of a file's.
+    pub(super) fn unpin(&self, file: u128) {
+        let mut state = self.state.write();
+        let freed: usize =
+            state.files.remove(&file).map_or(0, |pages| pages.pages.values().map(Bytes::len).sum());
+        state.bytes -= freed as u64;
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.read().bytes
+    }
+}
