@@ -68,6 +68,7 @@ fn argument<R: Role>(spec: &KeySpec, title: &'static str) -> Arg {
         .long(spec.long())
         .value_name(spec.placeholder)
         .help_heading(title)
+        .hide(spec.hidden)
         .hide_short_help(!R::MAIN.contains(&spec.name))
         .help(format!("{}{default}", spec.summary().trim_end_matches('.')))
         .long_help(format!("{long}\nGive {}.{default} [env: {}]", spec.allowed, spec.env()));

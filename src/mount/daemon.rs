@@ -88,7 +88,7 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         None => None,
     };
 
-    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs(), io.handle().clone())?);
+    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?);
     let options = MountOptions {
         dir: dir.clone(),
         source: settings.store.to_string(),
