@@ -40,8 +40,8 @@ pub(super) async fn append(connection: &Arc<Connection>, at: String) -> Result<(
     let opened = connection.call(&at, |client| async move { client.append(&asked).await }).await;
     let file = match opened {
         Ok(file) => file,
-        // Told as "does not exist", or as an odd failure, of a directory too.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Other) => {
+        // Told of a directory, which "exists already".
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             return Err(match file_status(connection, &at).await {
                 Err(other) if other.kind() == ErrorKind::IsADirectory => other,
                 _ => error,
