@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         Command::Query(args) => cli::query::run(args),
         Command::Mount(args) => cli::mount::run(args),
         Command::Unmount(args) => cli::unmount::run(args),
+        Command::Mounts(args) => cli::mounts::run(args),
+        Command::Cache(args) => cli::cache::run(args),
         Command::Worker(args) => cli::worker::run(args),
         Command::Gateway(args) => cli::gateway::run(args),
         Command::Config(args) => cli::config::run(args),

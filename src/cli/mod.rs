@@ -13,9 +13,12 @@ use crate::{
     error::{Exit, Failure},
 };
 
+pub mod cache;
+mod columns;
 pub mod config;
 pub mod gateway;
 pub mod mount;
+pub mod mounts;
 pub mod query;
 pub mod serve;
 mod table;
@@ -49,10 +52,14 @@ pub enum Command {
     Serve(serve::Args),
     /// Ask a segment, and print the rows
     Query(query::Args),
-    /// Mount a store as a read-only directory
+    /// Mount a store as a directory
     Mount(mount::Args),
     /// Unmount what `springhouse mount` mounted
     Unmount(unmount::Args),
+    /// List this host's mounts, and how they are
+    Mounts(mounts::Args),
+    /// See, tune, warm and empty the cache of a running mount
+    Cache(cache::Args),
     /// Run a worker, which answers queries for a gateway
     Worker(worker::Args),
     /// Run the gateway, which knows segments and workers
@@ -71,6 +78,8 @@ impl Command {
             Self::Query(_) => "query",
             Self::Mount(_) => "mount",
             Self::Unmount(_) => "unmount",
+            Self::Mounts(_) => "mounts",
+            Self::Cache(_) => "cache",
             Self::Worker(_) => "worker",
             Self::Gateway(_) => "gateway",
             Self::Config(_) => "config",

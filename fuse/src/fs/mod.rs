@@ -31,6 +31,7 @@ use crate::{
     store::{FileKind, Metadata, Store, StorePath},
 };
 
+mod admin;
 mod attr;
 mod dirs;
 mod files;
@@ -42,7 +43,11 @@ mod stats;
 mod tests;
 mod usage;
 
-pub use self::{listing::DirEntry, usage::Space};
+pub use self::{
+    admin::{WarmFailure, WarmProgress},
+    listing::DirEntry,
+    usage::Space,
+};
 
 /// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
 /// digits. Of an open descriptor it never changes.
