@@ -18,6 +18,7 @@ mod columns;
 pub mod config;
 pub mod gateway;
 pub mod mount;
+pub mod mount_helper;
 pub mod mounts;
 pub mod query;
 pub mod serve;
@@ -54,6 +55,13 @@ pub enum Command {
     Query(query::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
+    /// What /sbin/mount.springhouse is: mount for /etc/fstab
+    #[command(hide = true, disable_help_flag = true)]
+    MountHelper {
+        /// As mount(8) gives them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Unmount what `springhouse mount` mounted
     Unmount(unmount::Args),
     /// List this host's mounts, and how they are
@@ -77,6 +85,7 @@ impl Command {
             Self::Serve(_) => "serve",
             Self::Query(_) => "query",
             Self::Mount(_) => "mount",
+            Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",
             Self::Mounts(_) => "mounts",
             Self::Cache(_) => "cache",

@@ -93,6 +93,7 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         dir: dir.clone(),
         source: settings.store.to_string(),
         allow_other,
+        noexec: settings.noexec,
         threads: settings.threads,
     };
     let (registry, gauges) =
