@@ -16,7 +16,7 @@ use springhouse_fuse::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::api::{MountStats, Paths, Refusal};
+use super::api::{Hint, MountStats, Paths, Refusal};
 
 /// A daemon that does not answer within this is stopped or stuck.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -125,6 +125,11 @@ impl ControlClient {
     pub async fn metrics(&self) -> Result<String> {
         let response = self.get("metrics").await?;
         response.text().await.map_err(|error| self.failed(&error))
+    }
+
+    /// Tells which trees of a database will be read next.
+    pub async fn hint(&self, hint: &Hint) -> Result<()> {
+        self.post("hint", hint, Some(TIMEOUT)).await.map(drop)
     }
 
     /// Has files read into the cache, and tells `heard` how it goes; the last report says that it ended.
