@@ -1,6 +1,6 @@
 //! Segment stores, block cache and the FUSE file system of Springhouse.
 //!
-//! Imports go one way: `kernel` → `fs` → `cache`, `prefetch` → `store` → `error`. Nothing below
+//! Imports go one way: `kernel` → `fs` → `cache`, `sqlite`, `prefetch` → `store` → `error`. Nothing below
 //! `kernel` knows a kernel type, nothing outside `store/hdfs/` knows `hdfs-native`, and nothing in
 //! this crate knows the gateway.
 
@@ -10,4 +10,5 @@ pub mod fs;
 pub mod kernel;
 pub mod mount;
 pub mod prefetch;
+pub mod sqlite;
 pub mod store;

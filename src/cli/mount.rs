@@ -78,7 +78,7 @@ fn flags(args: Args) -> (Flags<roles::Mount>, Option<i32>) {
     (flags, ready_fd)
 }
 
-fn made(config: &roles::Mount, ready_fd: Option<i32>) -> MountSettings {
+pub(super) fn made(config: &roles::Mount, ready_fd: Option<i32>) -> MountSettings {
     MountSettings { ready_fd, ..config.point.mount(&config.store, &config.writes, &config.cache) }
 }
 
@@ -87,7 +87,10 @@ mod tests {
     use std::time::Duration;
 
     use clap::{Args as _, FromArgMatches};
-    use springhouse_fuse::fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings};
+    use springhouse_fuse::{
+        fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings},
+        store::HdfsOptions,
+    };
 
     use super::*;
 
@@ -97,7 +100,12 @@ mod tests {
         let store = "hdfs://nn:9000/a b/ü".parse().expect("a store");
         let plain = MountSettings::new(store, "/mnt/with space");
         let full = MountSettings {
-            hadoop_conf: Some("/etc/hadoop conf".into()),
+            hdfs: HdfsOptions {
+                config_dir: Some("/etc/hadoop conf".into()),
+                user: Some("etl".into()),
+                ..HdfsOptions::default()
+            },
+            noexec: true,
             added_latency: Duration::from_millis(10),
             fs: FsSettings {
                 deadline: Duration::from_millis(2500),

@@ -21,6 +21,11 @@ pub struct Flags<R> {
 }
 
 impl<R: Role> Flags<R> {
+    /// No flags, and perhaps a file.
+    pub fn none(config: Option<PathBuf>) -> Self {
+        Self { config, given: Vec::new(), role: PhantomData }
+    }
+
     /// The positional `argument` (as in `<URL>`) as the value of `key`.
     pub fn give(&mut self, key: &'static str, text: Option<String>, argument: &str) {
         self.given.extend(text.map(|text| Given { key, text, source: Source::Flag(argument.to_owned()) }));

@@ -12,7 +12,7 @@ use super::{
     keys::keys,
     value::{
         Block, Count, GIB, HOUR, Hidden, HttpUrl, KIB, MIB, MINUTE, Octal, SECOND, Secret, Size, Span, TIB,
-        Value, WorkerName, words,
+        UserName, Value, WorkerName, words,
     },
 };
 use crate::{logging::LogFilter, worker::Access};
@@ -75,8 +75,7 @@ keys! {
         /// URL of the store that holds the segments.
         ///
         /// A local directory is file:///path; HDFS is hdfs://HOST:PORT/path, or hdfs://NAMESERVICE/path
-        /// with the name service from Hadoop's configuration, see `hadoop_conf`. HDFS calls are made as
-        /// the user that HADOOP_USER_NAME names, else as the user of the process.
+        /// with the name service from Hadoop's configuration, see `hadoop_conf`.
         store: StoreUrl,
         /// Longest time that one call to the store may take, retries included.
         ///
@@ -88,6 +87,10 @@ keys! {
         /// Unset: what HADOOP_CONF_DIR names, then etc/hadoop in what HADOOP_HOME names. It says where the
         /// NameNodes of a name service are, and what ViewFS mounts.
         hadoop_conf: Option<PathBuf>,
+        /// User to act as in HDFS, where it does not ask for Kerberos.
+        ///
+        /// Unset: the one that HADOOP_USER_NAME names, else the user of the process.
+        hadoop_user: Option<UserName>,
         /// Added to every call to the store, as distance would.
         added_latency: Hidden<Span<0, MINUTE>> = "0s",
     }
@@ -106,9 +109,12 @@ keys! {
         allow_other: Option<bool>,
         /// Mount over a directory that has entries; they are hidden meanwhile.
         allow_nonempty: bool = "false",
+        /// Run no program that lies in the mount.
+        noexec: bool = "false",
         /// Socket on which the daemon answers questions about itself.
         ///
-        /// Unset: a path derived from the mount point, where `springhouse unmount` finds it.
+        /// Unset: a path derived from the mount point. If it is another, a link to it lies there, so that
+        /// `springhouse cache` finds it.
         control_socket: Option<PathBuf>,
         /// Address where the daemon serves /metrics and /livez.
         ///

@@ -87,6 +87,7 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "query_threads" => "8",
         "worker_name" => "cold-1",
         "mounted_at" => "/mnt/segments",
+        "hadoop_user" => "etl",
         "hadoop_conf" => "/etc/hadoop/conf",
         "memory_blocks" => "256MiB",
         "memory_readahead" => "128MiB",

@@ -32,9 +32,20 @@ impl StoreKeys {
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
             deadline: self.store_deadline.duration(),
-            hdfs: HdfsOptions { config_dir: self.hadoop_conf.clone(), ..HdfsOptions::default() },
+            hdfs: self.hdfs(),
             added_latency: self.added_latency.0.duration(),
             ..StoreOptions::default()
+        }
+    }
+}
+
+impl StoreKeys {
+    /// What only HDFS needs.
+    fn hdfs(&self) -> HdfsOptions {
+        HdfsOptions {
+            config_dir: self.hadoop_conf.clone(),
+            user: self.hadoop_user.as_ref().map(|user| user.as_str().to_owned()),
+            ..HdfsOptions::default()
         }
     }
 }
@@ -105,7 +116,7 @@ impl CacheKeys {
     pub fn mount(&self, store: &StoreKeys, dir: impl Into<PathBuf>) -> MountSettings {
         let mut settings = MountSettings {
             fs: self.fs(store),
-            hadoop_conf: store.hadoop_conf.clone(),
+            hdfs: store.hdfs(),
             added_latency: store.added_latency.0.duration(),
             threads: self.fuse_threads.as_usize(),
             ..MountSettings::new(store.store.clone(), dir)
@@ -169,6 +180,7 @@ impl MountPointKeys {
         let mut settings = MountSettings {
             allow_other: self.allow_other,
             allow_nonempty: self.allow_nonempty,
+            noexec: self.noexec,
             control_socket: self.control_socket.clone(),
             metrics_listen: self.metrics_listen,
             log_file: self.log_file.clone(),

@@ -14,8 +14,8 @@ use crate::config::{groups::OnOff, value::Value};
 pub struct MountSettings {
     /// The store to mount.
     pub store: StoreUrl,
-    /// Directory of Hadoop's configuration; `None`: the one the environment names.
-    pub hadoop_conf: Option<PathBuf>,
+    /// What only HDFS needs. Its properties are not handed to a child: they come from the configuration.
+    pub hdfs: HdfsOptions,
     /// Added to every call to the store; zero: none. For tests and benchmarks.
     pub added_latency: Duration,
     /// The mount point: an existing, empty directory.
@@ -29,6 +29,8 @@ pub struct MountSettings {
     pub allow_other: Option<bool>,
     /// Mount over a directory that has entries (they are hidden meanwhile).
     pub allow_nonempty: bool,
+    /// Run no program that lies in the mount.
+    pub noexec: bool,
     /// The control socket; `None`: the usual one for `dir`.
     pub control_socket: Option<PathBuf>,
     /// Where `/metrics` and `/livez` are served over TCP as well.
@@ -44,13 +46,14 @@ impl MountSettings {
     pub fn new(store: StoreUrl, dir: impl Into<PathBuf>) -> Self {
         Self {
             store,
-            hadoop_conf: None,
+            hdfs: HdfsOptions::default(),
             added_latency: Duration::ZERO,
             dir: dir.into(),
             fs: FsSettings::default(),
             threads: 2,
             allow_other: None,
             allow_nonempty: false,
+            noexec: false,
             control_socket: None,
             metrics_listen: None,
             ready_fd: None,
@@ -63,7 +66,7 @@ impl MountSettings {
             // A little less than the operation has, so that the store's own deadline ends a call and its
             // breaker learns of it; the operation's is the last resort.
             deadline: self.fs.deadline.mul_f64(0.95),
-            hdfs: HdfsOptions { config_dir: self.hadoop_conf.clone(), ..HdfsOptions::default() },
+            hdfs: self.hdfs.clone(),
             added_latency: self.added_latency,
             ..StoreOptions::default()
         }
@@ -74,12 +77,14 @@ impl MountSettings {
         let fs = &self.fs;
         let mut flags = Flags(vec!["mount".into()]);
         flags.add("store", self.store.to_string());
-        flags.some("hadoop-conf", self.hadoop_conf.as_ref());
+        flags.some("hadoop-conf", self.hdfs.config_dir.as_ref());
+        flags.some("hadoop-user", self.hdfs.user.as_ref());
         flags.add("added-latency", span(self.added_latency));
         flags.add("mount-point", &self.dir);
         flags.add("store-deadline", span(fs.deadline));
         flags.some("allow-other", self.allow_other.map(|allowed| allowed.to_string()));
         flags.add("allow-nonempty", self.allow_nonempty.to_string());
+        flags.add("noexec", self.noexec.to_string());
         flags.some("control-socket", self.control_socket.as_ref());
         flags.some("metrics-listen", self.metrics_listen.map(|address| address.to_string()));
         flags.some("log-file", self.log_file.as_ref());
