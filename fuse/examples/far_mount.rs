@@ -38,7 +38,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let opened = open(&url.parse::<StoreUrl>()?, &StoreOptions { added_latency, ..StoreOptions::default() })?;
     let settings = FsSettings { sqlite, ..FsSettings::default() };
     let fs = Arc::new(FileSystem::new(opened.store.clone(), settings, Handle::current())?);
-    let options = MountOptions { dir: dir.into(), source: url.clone(), allow_other: false, threads: 2 };
+    let options =
+        MountOptions { dir: dir.into(), source: url.clone(), allow_other: false, noexec: false, threads: 2 };
     let mut mounted = mount(fs.clone(), Handle::current(), &options)?;
     println!("mounted");
     mounted.ended().await?;

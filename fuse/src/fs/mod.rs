@@ -33,6 +33,7 @@ use crate::{
     store::{FileKind, Metadata, Store, StorePath},
 };
 
+mod admin;
 mod attr;
 mod databases;
 mod dirs;
@@ -46,7 +47,11 @@ mod stats;
 mod tests;
 mod usage;
 
-pub use self::{listing::DirEntry, usage::Space};
+pub use self::{
+    admin::{WarmFailure, WarmProgress},
+    listing::DirEntry,
+    usage::Space,
+};
 
 /// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
 /// digits. Of an open descriptor it never changes.
