@@ -1,7 +1,7 @@
 //! Segment stores, block cache and the FUSE file system of Springhouse.
 //!
-//! Imports go one way: `kernel` → `fs` → `cache` → `disk`, `prefetch`, `mrc`, `memory`, `store` →
-//! `error`. Nothing below `kernel` knows a kernel type, nothing outside `store/hdfs/` knows
+//! Imports go one way: `kernel` → `fs` → `cache`, `sqlite` → `disk`, `prefetch`, `mrc`, `memory`,
+//! `store` → `error`. Nothing below `kernel` knows a kernel type, nothing outside `store/hdfs/` knows
 //! `hdfs-native`, and nothing in this crate knows the gateway.
 
 pub mod cache;
@@ -13,4 +13,5 @@ pub mod memory;
 pub mod mount;
 pub mod mrc;
 pub mod prefetch;
+pub mod sqlite;
 pub mod store;

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::NodeKey;
+use super::{NodeKey, databases::Slot};
 use crate::cache::{Source, Stream};
 
 /// Readers kept after their last handle was closed, so that opening a file anew for each query costs
@@ -25,6 +25,7 @@ pub(super) struct OpenFile {
     pub(super) ino: u64,
     pub(super) key: NodeKey,
     pub(super) source: Source,
+    pub(super) database: Arc<Slot>,
 }
 
 /// What the kernel holds for each open(2).

@@ -20,10 +20,12 @@ pub use self::{
     owners::NOBODY,
 };
 use self::{
+    databases::Databases,
     dirs::Dirs,
     files::{Files, OpenFile},
     inodes::InodeTable,
     owners::Owners,
+    speculation::Speculation,
     stats::{Stat, Stats},
 };
 use crate::{
@@ -34,18 +36,25 @@ use crate::{
     store::{FileKind, Metadata, Store, StorePath},
 };
 
+mod admin;
 mod attr;
+mod databases;
 mod dirs;
 mod files;
 pub mod inodes;
 mod listing;
 mod owners;
+mod speculation;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod usage;
 
-pub use self::{listing::DirEntry, usage::Space};
+pub use self::{
+    admin::{WarmFailure, WarmProgress},
+    listing::DirEntry,
+    usage::Space,
+};
 
 /// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
 /// digits. Of an open descriptor it never changes.
@@ -219,7 +228,9 @@ pub struct FileSystem {
     owners: Owners,
     files: Files,
     dirs: Dirs,
-    cache: BlockCache,
+    cache: Arc<BlockCache>,
+    databases: Databases,
+    speculation: Speculation,
     division: Division,
     usage: usage::Known,
     deadlines_passed: prometheus::IntCounter,
@@ -251,7 +262,7 @@ impl FileSystem {
             .disk
             .as_ref()
             .map(|disk| DiskCache::open(&disk.dir, disk.bytes_max, division.disk_queue_bytes).map(Arc::new));
-        let cache = BlockCache::with_tiers(
+        let cache = Arc::new(BlockCache::with_tiers(
             CacheSettings {
                 cache_bytes: division.cache_bytes,
                 block_bytes: settings.block_bytes.into(),
@@ -266,7 +277,9 @@ impl FileSystem {
                 in_flight_bytes: division.in_flight_bytes,
             },
             runtime.clone(),
-        )?;
+        )?);
+        let databases_bytes = if settings.sqlite { division.pinned_bytes } else { 0 };
+        let databases = Databases::new(cache.clone(), runtime.clone(), databases_bytes);
         let deadlines_passed = prometheus::IntCounter::new(
             "springhouse_mount_deadlines_total",
             "File system operations that ended at the deadline",
@@ -280,6 +293,8 @@ impl FileSystem {
             files: Files::default(),
             dirs: Dirs::default(),
             cache,
+            databases,
+            speculation: Speculation::new(runtime.clone()),
             division,
             usage: usage::Known::default(),
             deadlines_passed,
@@ -307,8 +322,12 @@ impl FileSystem {
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Looked> {
         let path = Arc::new(self.directory(parent)?.join(name)?);
         self.within(&path, async {
+            if self.settings.sqlite && !self.settings.freshness.is_zero() && !self.stats.is_fresh(&path) {
+                self.speculation.looked_up(&self.store.0, &path);
+            }
             let stat = self.stats.get(&*self.store.0, &path).await?;
             let Some(metadata) = stat.found else {
+                self.speculation.is_no_file(&path);
                 return Ok(Looked { attr: None, ttl: self.stats.ttl(stat.asked) });
             };
             let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
@@ -364,8 +383,14 @@ impl FileSystem {
                     file
                 }
                 None => {
-                    let asked = Instant::now();
-                    let reader = match self.store.0.open(&key.path, Some(generation)).await {
+                    let freshness = self.settings.freshness;
+                    let early = self.speculation.take(&key.path, generation, freshness).await;
+                    let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
+                    let opened = match early {
+                        Some((reader, _)) => Ok(reader),
+                        None => self.store.0.open(&key.path, Some(generation)).await,
+                    };
+                    let reader = match opened {
                         Ok(reader) => reader,
                         Err(error) => {
                             // The kernel's next lookup must not be answered from memory.
@@ -378,9 +403,10 @@ impl FileSystem {
                     };
                     let found = Some(Arc::new(reader.metadata().clone()));
                     self.stats.put(key.path.clone(), Stat { found, asked });
-                    let source = Source { file: key.digest(), reader };
+                    let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
                     self.cache.name(source.file, key.path.as_str());
-                    Arc::new(OpenFile { ino, key: key.clone(), source })
+                    let database = self.databases.open(&source, key.path.name());
+                    Arc::new(OpenFile { ino, key: key.clone(), source, database })
                 }
             };
             Ok(self.files.open(file, Stream::new(self.settings.readahead_bytes_max)))
@@ -393,8 +419,11 @@ impl FileSystem {
         let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
         let file = &handle.file;
         let read = async {
+            self.databases.requested(&file.database, &file.source, offset, len);
             self.cache.observe(&file.source, &handle.stream, offset, len);
-            self.cache.read(&file.source, offset, len).await
+            let bytes = self.cache.read(&file.source, offset, len).await?;
+            self.databases.arrived(&file.database, &file.source, offset, &bytes);
+            Ok(bytes)
         };
         let outcome = self.within(&file.key.path, read).await;
         if outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Stale) {
@@ -430,6 +459,8 @@ impl FileSystem {
     /// Gives back what nobody used for a while. To be called every few seconds.
     pub fn maintain(&self) {
         self.files.maintain(STREAM_IDLE);
+        self.databases.maintain();
+        self.speculation.maintain();
     }
 
     /// Entries that the kernel should be asked to drop, as directory inode and name, because it holds

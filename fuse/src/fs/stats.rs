@@ -43,6 +43,11 @@ impl Stats {
         self.freshness.saturating_sub(asked.elapsed())
     }
 
+    /// Whether [`Stats::get`] would answer from memory.
+    pub(super) fn is_fresh(&self, path: &Arc<StorePath>) -> bool {
+        self.known.get(path).is_some_and(|stat| !self.ttl(stat.asked).is_zero())
+    }
+
     /// What is at `path`, from memory while it is fresh.
     pub(super) async fn get(&self, store: &dyn Store, path: &Arc<StorePath>) -> Result<Stat> {
         if let Some(stat) = self.known.get(path)

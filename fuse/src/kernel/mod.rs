@@ -38,6 +38,8 @@ pub struct MountOptions {
     pub source: String,
     /// Whether users other than the one who mounts may use it.
     pub allow_other: bool,
+    /// Whether programs in it cannot be run.
+    pub noexec: bool,
     /// Session threads, 1 to 16.
     pub threads: usize,
 }
@@ -71,6 +73,9 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     // `fuser` gives its own `Subtype` to the helper only; the kernel takes it as well.
     let subtype = MountOption::CUSTOM(format!("subtype={SUBTYPE}"));
     config.mount_options = vec![MountOption::FSName(source), subtype, MountOption::RO];
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
+    }
     let callbacks = Callbacks::new(fs.clone(), runtime);
     let session = Session::new(callbacks, &options.dir, &config).map_err(|error| {
         let reason = error.to_string();
