@@ -69,7 +69,7 @@ pub struct CacheSnapshot {
     pub bytes_wasted: u64,
     /// Blocks of readahead that were read again and so offered to the cache.
     pub admitted: u64,
-    /// Blocks given up, or not let in, for lack of room.
+    /// Blocks given up for lack of room.
     pub evictions: u64,
     /// Bytes of the cached blocks.
     pub cached_bytes: u64,
@@ -109,7 +109,7 @@ impl CacheCounters {
             bytes_fetched: counter("fetched_bytes", "Bytes fetched from the store")?,
             bytes_wasted: counter("wasted_bytes", "Bytes read ahead and thrown away unused")?,
             admitted: counter("admitted", "Blocks of readahead read again and offered to the block cache")?,
-            evictions: counter("evictions", "Blocks given up, or not let in, for lack of room")?,
+            evictions: counter("evictions", "Blocks given up for lack of room")?,
             reads: by_purpose("store_reads_by_purpose", "Reads that the cache sent to the store")?,
             bytes: by_purpose("fetched_bytes_by_purpose", "Bytes fetched from the store")?,
         };

@@ -211,6 +211,17 @@ impl Flight {
         self.ahead.is_some()
     }
 
+    /// Whether it lies in a handle's buffer and every block was read to its end.
+    pub(super) fn is_used_up(&self) -> bool {
+        let len = self.range.end - self.range.start;
+        self.ahead.as_ref().is_some_and(|ahead| {
+            (0..).zip(&ahead.read_to).all(|(block, read_to): (u64, _)| {
+                let block_len = (len - block * self.block_bytes).min(self.block_bytes);
+                u64::from(read_to.load(Relaxed)) >= block_len
+            })
+        })
+    }
+
     fn leave_index(&self) {
         let mut index = self.index.lock();
         let is_this = |flight: &Weak<Flight>| std::ptr::eq(flight.as_ptr(), self);

@@ -4,7 +4,10 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -146,7 +149,7 @@ impl BlockCache {
         let source = source.clone();
         let guard = InFlight::new(self.shared.clone(), flight);
         self.runtime.spawn(async move {
-            let (shared, flight) = (&guard.shared, &guard.flight);
+            let (shared, flight) = (&guard.shared.0, &guard.flight.0);
             let outcome = shared.bring(&source, flight).await;
             if let Ok(bytes) = &outcome
                 && !flight.exact
@@ -275,25 +278,35 @@ enum Piece {
     Missing(Range<u64>),
 }
 
-/// Counts a flight, and lands it if its task ends without a result (a panic, the end of the runtime):
-/// nobody waits for ever.
+/// A flight under way. Its flight is let go before it is no longer counted.
 struct InFlight {
-    shared: Arc<Shared>,
-    flight: Arc<Flight>,
+    flight: Landing,
+    shared: Counted,
 }
 
 impl InFlight {
     fn new(shared: Arc<Shared>, flight: Arc<Flight>) -> Self {
         shared.in_flight.fetch_add(1, Relaxed);
-        Self { shared, flight }
+        Self { flight: Landing(flight), shared: Counted(shared) }
     }
 }
 
-impl Drop for InFlight {
+/// Lands a flight if its task ends without a result (a panic, the end of the runtime): nobody waits for
+/// ever.
+struct Landing(Arc<Flight>);
+
+impl Drop for Landing {
     fn drop(&mut self) {
-        self.shared.in_flight.fetch_sub(1, Relaxed);
-        if !self.flight.has_landed() {
-            self.flight.land(Err(Error::new(ErrorKind::Other, "a read of the store was given up")));
+        if !self.0.has_landed() {
+            self.0.land(Err(Error::new(ErrorKind::Other, "a read of the store was given up")));
         }
+    }
+}
+
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Release);
     }
 }

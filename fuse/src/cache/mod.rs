@@ -2,9 +2,9 @@
 //! who wait, readahead apart.
 //!
 //! A read looks in this order: pinned pages; what is in flight or was read ahead for any handle; the
-//! blocks in RAM (`moka`, blocks of random reads only); the disk; the store. Readahead never enters the
-//! blocks in RAM, unless it is read a second time: one scan would push the hot set out of them, and their
-//! admission policy would throw most of the scan away unread.
+//! blocks in RAM, of random reads only; the disk; the store. Readahead never enters the blocks in RAM,
+//! unless it is read a second time: one scan would push the hot set out of them, or their admission
+//! policy would throw most of the scan away unread.
 //!
 //! All memory is bounded: blocks by `cache_bytes`, pins by `pinned_bytes`, readahead by
 //! `readahead_bytes`, reads in flight by [`Tiers::in_flight_bytes`], blocks on their way to the disk by
@@ -14,7 +14,10 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -163,7 +166,7 @@ impl BlockCache {
         let counters =
             CacheCounters::new().map_err(|e| Error::new(ErrorKind::Other, format!("cache metrics: {e}")))?;
         let counters = Arc::new(counters);
-        let ram = Arc::new(Ram::new(settings.cache_bytes, counters.evictions.clone()));
+        let ram = Arc::new(Ram::new(settings.cache_bytes, settings.block_bytes, counters.evictions.clone())?);
         let curves = Curves::new(tiers.disk.is_some());
         let shared = Shared {
             block_bytes: settings.block_bytes,
@@ -216,14 +219,13 @@ impl BlockCache {
             bytes_wasted: counters.bytes_wasted.get(),
             admitted: counters.admitted.get(),
             cached_bytes: ram.bytes(),
-            // After the bytes, which does what `moka` has put off.
             evictions: counters.evictions.get(),
             pinned_bytes: self.pins.bytes(),
             pinned_bytes_max: self.pinned_bytes_max.load(Relaxed),
             cache_bytes_max: ram.bytes_max(),
             readahead_bytes: self.budget.taken(),
             readahead_bytes_max: self.budget.max(),
-            in_flight: self.shared.in_flight.load(Relaxed),
+            in_flight: self.shared.in_flight.load(Acquire),
             in_flight_bytes: self.in_flight_bytes.taken(),
             background_reads_max: self.shared.lanes.limit(),
             disk: self.shared.disk.as_ref().map(|disk| disk.snapshot()),

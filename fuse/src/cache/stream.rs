@@ -125,9 +125,12 @@ impl Stream {
                     {
                         break flights;
                     }
-                    let Some(oldest) = state.looked.pop_front().filter(|_| old > 0) else { return taken };
+                    if old == 0 {
+                        return taken;
+                    }
                     old -= 1;
-                    state.looked_bytes -= oldest.len() as u64;
+                    let freed = state.looked.pop_front().map_or(0, |oldest| oldest.len() as u64);
+                    state.looked_bytes -= freed;
                 };
                 for flight in flights {
                     state.looked_bytes += flight.len() as u64;
@@ -167,7 +170,11 @@ impl BlockCache {
             state.fetched = 0;
         }
         let behind = state.window.behind().min(wanted.start);
-        state.buffer.retain(|flight| flight.range.end > behind);
+        // What was read to its end goes at once, the rest when no late request can want it: both are
+        // room for other readers.
+        state.buffer.retain(|flight| {
+            flight.range.end > behind && (flight.range.end > wanted.start || !flight.is_used_up())
+        });
         if let Some(fetch) = advice.fetch {
             self.read_ahead(source, stream, &mut state, &fetch);
         }

@@ -7,6 +7,10 @@ use crate::store::{
     memory::{Fault, Injection, MemoryStore},
 };
 
+mod purposes;
+mod scans;
+mod tiers;
+
 const KIB: u64 = 1 << 10;
 
 fn bytes(len: usize) -> Bytes {
