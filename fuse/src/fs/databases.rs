@@ -10,7 +10,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -46,6 +46,11 @@ const FETCH_PAGES: usize = 64;
 
 /// Largest single read of interior pages that lie together.
 const INTERIOR_BYTES_MAX: u64 = 16 << 20;
+
+/// Where interior pages stand first: which part of the file they are (measured: 0.28 to 0.59 % at 4 KiB
+/// pages), and how much of them is read with the head.
+const INTERIOR_PART: u64 = 160;
+const INTERIOR_HEAD_BYTES_MAX: u64 = 8 << 20;
 
 /// Guesses that nobody came for within this time are let go.
 const AHEAD_IDLE: Duration = Duration::from_secs(5);
@@ -95,6 +100,8 @@ struct Inner {
     known: Mutex<HashMap<u128, Arc<Slot>>>,
     ticks: AtomicU64,
     distance: Arc<Distance>,
+    /// The last large database had its interior pages first: the next one probably has, too.
+    interior_first: AtomicBool,
 }
 
 impl Databases {
@@ -107,6 +114,7 @@ impl Databases {
             known: Mutex::default(),
             ticks: AtomicU64::new(0),
             distance: Arc::default(),
+            interior_first: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -206,7 +214,13 @@ impl Inner {
     /// Fetches the head of a file, or all of a small one, and makes it known as what it is.
     fn fetch_head(self: Arc<Self>, slot: Arc<Slot>, source: Source) {
         let len = source.len();
-        let head = if len <= WHOLE_BYTES_MAX { 0..len } else { 0..HEAD_BYTES };
+        let head = if len <= WHOLE_BYTES_MAX {
+            0..len
+        } else if self.interior_first.load(Relaxed) {
+            0..HEAD_BYTES.max((len / INTERIOR_PART).min(INTERIOR_HEAD_BYTES_MAX))
+        } else {
+            0..HEAD_BYTES
+        };
         let runtime = self.runtime.clone();
         runtime.spawn(async move {
             let Some(Ok(bytes)) = self.cache.fetch(&source, &[head], Purpose::Demand).await.pop() else {
@@ -234,8 +248,10 @@ impl Inner {
         slot.kind.store(DATABASE, Relaxed);
         self.learn(slot, source, 0, head, false);
         self.remember(slot, source, &header).await;
-        let head_pages = (head.len() as u64 / u64::from(header.page_bytes)) as u32;
+        let head_pages = (HEAD_BYTES / u64::from(header.page_bytes)) as u32;
         let interior = slot.database.lock().as_ref().and_then(|database| database.interior_first(head_pages));
+        self.interior_first.store(interior.is_some(), Relaxed);
+        let head_pages = (head.len() as u64 / u64::from(header.page_bytes)) as u32;
         if let Some(last) = interior.filter(|&last| last > head_pages) {
             let start = header.bytes_of(head_pages).end;
             let end = header.bytes_of(last).end.min(start + INTERIOR_BYTES_MAX.min(room));
