@@ -435,6 +435,9 @@ impl FileSystem {
 
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
+        if let Some(handle) = self.files.get(fh) {
+            self.databases.released(&handle.file.database, &handle.file.source);
+        }
         self.files.close(fh);
     }
 
