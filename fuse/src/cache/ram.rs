@@ -5,7 +5,7 @@ use moka::{notification::RemovalCause, sync::Cache};
 use parking_lot::RwLock;
 use prometheus::IntCounter;
 
-use super::BlockKey;
+use super::{BlockKey, kept::Kept};
 
 /// Memory that an entry costs beside its bytes, as `moka` keeps it.
 const ENTRY_OVERHEAD_BYTES: u32 = 160;
@@ -15,21 +15,24 @@ const ENTRY_OVERHEAD_BYTES: u32 = 160;
 pub(super) struct Ram {
     blocks: RwLock<Cache<BlockKey, Bytes>>,
     evictions: IntCounter,
+    /// Blocks that stay, whatever comes.
+    pub(super) kept: Kept,
 }
 
 impl Ram {
     /// An empty one of at most `bytes_max`; `evictions` counts what goes, or is not let in, for lack of
     /// room.
     pub(super) fn new(bytes_max: u64, evictions: IntCounter) -> Self {
-        Self { blocks: RwLock::new(build(bytes_max, evictions.clone())), evictions }
+        let blocks = RwLock::new(build(bytes_max, evictions.clone()));
+        Self { blocks, evictions, kept: Kept::default() }
     }
 
     pub(super) fn get(&self, key: &BlockKey) -> Option<Bytes> {
-        self.blocks.read().get(key)
+        self.kept.get(key).or_else(|| self.blocks.read().get(key))
     }
 
     pub(super) fn contains(&self, key: &BlockKey) -> bool {
-        self.blocks.read().contains_key(key)
+        self.kept.get(key).is_some() || self.blocks.read().contains_key(key)
     }
 
     /// Offers a block; whether it stays is decided by how often it was asked for.
