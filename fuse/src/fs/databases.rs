@@ -240,14 +240,13 @@ impl Inner {
         let size = header.page_bytes as usize;
         let wanted = if asked { asked_pages(&header, offset, bytes.len() as u64) } else { 0..0 };
         let skip = (offset.next_multiple_of(size as u64) - offset) as usize;
-        let mut page = (offset.div_ceil(size as u64) + 1) as u32;
-        for one in bytes.get(skip..).unwrap_or_default().chunks_exact(size) {
+        let first = (offset.div_ceil(size as u64) + 1) as u32;
+        for (page, one) in (first..).zip(bytes.get(skip..).unwrap_or_default().chunks_exact(size)) {
             let start = if page == 1 { HEADER_BYTES } else { 0 };
             // Nearly all pages of a scan end here, or at the next question, without a lock for long.
             if matches!(one[start], 0x02 | 0x05) || wanted.contains(&page) || page == 1 {
                 self.learn_page(slot, source, &header, page, one, wanted.contains(&page));
             }
-            page += 1;
         }
         self.charge(slot);
     }

@@ -58,6 +58,7 @@ impl IntoResponse for Refused {
             | ErrorKind::IsADirectory
             | ErrorKind::AlreadyExists
             | ErrorKind::NotEmpty
+            | ErrorKind::Busy
             | ErrorKind::Stale => StatusCode::CONFLICT,
             ErrorKind::Corrupt | ErrorKind::Other => StatusCode::INTERNAL_SERVER_ERROR,
         };
