@@ -1,6 +1,6 @@
 //! `springhouse cache advise`: what another size of the cache would do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use springhouse_fuse::cache::{Advice, AdvicePoint, TierAdvice};
 
@@ -33,28 +33,28 @@ const BAR: usize = 40;
 const GAIN_MIN: f64 = 0.01;
 
 pub(super) async fn run(args: Args) -> Result<(), Failure> {
-    let (_, client, _) = daemon_of(&args.path).await?;
+    let (entry, client, _) = daemon_of(&args.path).await?;
     let advice = client.advise().await?;
     if args.json {
         let text =
             serde_json::to_string_pretty(&advice).map_err(|error| Failure::new(Exit::Internal, error))?;
         return print(&format!("{text}\n"));
     }
-    print(&text(&advice))
+    print(&text(&advice, &entry.dir))
 }
 
-fn text(advice: &Advice) -> String {
+fn text(advice: &Advice, dir: &Path) -> String {
     let below = if advice.disk.is_some() { "disk" } else { "store" };
-    let mut text = tier("RAM", "memory_blocks", below, &advice.ram);
+    let mut text = tier("RAM", "memory_blocks", below, &advice.ram, dir);
     if let Some(disk) = &advice.disk {
         text.push('\n');
-        text.push_str(&tier("Disk", "cache_size", "store", disk));
+        text.push_str(&tier("Disk", "cache_size", "store", disk, dir));
     }
     text.push_str("\nReads that the kernel's page cache answers are not among these: see --help.\n");
     text
 }
 
-fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice) -> String {
+fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice, dir: &Path) -> String {
     if tier.references == 0 {
         return format!("{name} {} now: nothing was read through it yet\n", size(tier.bytes_now));
     }
@@ -81,7 +81,7 @@ fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice) -> String {
     if let Some(point) = worth(tier) {
         text.push_str(&format!(
             "\nTo try it: springhouse cache set {} {key}={}\n",
-            "PATH",
+            dir.display(),
             size(point.bytes).replace(' ', "").replace(".0", "")
         ));
     }
@@ -172,8 +172,8 @@ mod tests {
             sentence("RAM", "store", &ram),
             "RAM 512 MiB now: 71 % hits; 1 GiB: 89 %, saves 1,240 store reads a minute; 2 GiB: 90 %"
         );
-        let text = tier("RAM", "memory_blocks", "store", &ram);
-        assert!(text.contains("memory_blocks=1GiB"), "{text}");
+        let text = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"));
+        assert!(text.contains("cache set /m memory_blocks=1GiB"), "{text}");
         assert!(text.contains("now  512.0 MiB  71 %  ████████████████████████████▍"), "{text}");
         assert!(text.contains("-2,136"), "a smaller one costs: {text}");
     }
@@ -182,11 +182,11 @@ mod tests {
     fn no_advice_without_reads_or_gain() {
         let none = advice(&[(512, 0.0)], 512, 0);
         assert_eq!(
-            tier("RAM", "memory_blocks", "store", &none),
+            tier("RAM", "memory_blocks", "store", &none, Path::new("/m")),
             "RAM 512.0 MiB now: nothing was read through it yet\n"
         );
         let few = advice(&[(512, 0.5), (1024, 0.502)], 512, 12);
-        let text = tier("RAM", "memory_blocks", "store", &few);
+        let text = tier("RAM", "memory_blocks", "store", &few, Path::new("/m"));
         assert!(text.contains("Only 12 blocks"), "{text}");
         assert!(!text.contains("To try it"), "{text}");
     }
