@@ -173,6 +173,7 @@ fn of_kind(kind: ErrorKind) -> Exit {
         ErrorKind::AlreadyExists
         | ErrorKind::NotEmpty
         | ErrorKind::Busy
+        | ErrorKind::CrossDevice
         | ErrorKind::NoSpace
         | ErrorKind::Stale
         | ErrorKind::Corrupt
@@ -199,7 +200,9 @@ fn with_remedy(error: &StoreError) -> String {
         ErrorKind::NoSpace => "make room",
         ErrorKind::NameTooLong => "use a shorter name",
         ErrorKind::Unsupported => "see docs/CONFIGURATION.md for what is supported",
-        ErrorKind::Stale | ErrorKind::Corrupt | ErrorKind::Other => return message.to_owned(),
+        ErrorKind::CrossDevice | ErrorKind::Stale | ErrorKind::Corrupt | ErrorKind::Other => {
+            return message.to_owned();
+        }
     };
     format!("{message}; {remedy}")
 }

@@ -95,6 +95,7 @@ fn failure(error: Error) -> StoreFailure {
         | ErrorKind::InvalidArgument
         | ErrorKind::Unsupported
         | ErrorKind::Busy
+        | ErrorKind::CrossDevice
         | ErrorKind::NoSpace
         | ErrorKind::Stale
         | ErrorKind::Corrupt

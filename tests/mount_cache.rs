@@ -65,7 +65,9 @@ impl Cached {
 
     /// Waits until what was read is written behind.
     fn settle(&self, mount: &Mount, blocks: u64) {
-        eventually("blocks are on disk", LIMIT, || (disk(mount, "bytes_written") >= blocks * BLOCK).then_some(()));
+        eventually("blocks are on disk", LIMIT, || {
+            (disk(mount, "bytes_written") >= blocks * BLOCK).then_some(())
+        });
     }
 }
 

@@ -34,6 +34,9 @@ pub enum ErrorKind {
     Unsupported,
     /// Somebody else is writing the file, or has taken over writing it. `EBUSY`.
     Busy,
+    /// From one file system to another: the two places lie in different name services or encryption
+    /// zones. `EXDEV`, on which `mv` copies.
+    CrossDevice,
     /// Disk or quota is full. `ENOSPC`.
     NoSpace,
     /// The file was replaced: this generation is gone; open it again. `ESTALE`.
@@ -64,6 +67,7 @@ impl ErrorKind {
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::InvalidArgument => libc::EINVAL,
             Self::Unsupported => libc::EOPNOTSUPP,
+            Self::CrossDevice => libc::EXDEV,
             Self::Busy => libc::EBUSY,
             Self::NoSpace => libc::ENOSPC,
             Self::Stale => libc::ESTALE,
@@ -143,6 +147,7 @@ impl Error {
                 Io::ReadOnlyFilesystem => ErrorKind::ReadOnly,
                 Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
                 Io::InvalidInput => ErrorKind::InvalidArgument,
+                Io::CrossesDevices => ErrorKind::CrossDevice,
                 Io::ResourceBusy => ErrorKind::Busy,
                 Io::TimedOut => ErrorKind::TimedOut,
                 Io::Unsupported => ErrorKind::Unsupported,

@@ -150,4 +150,27 @@ mod tests {
             assert_eq!(made(&config, ready_fd), wanted);
         }
     }
+
+    /// The unit that people copy starts what there is.
+    #[test]
+    fn the_sample_unit_is_a_command_line() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/springhouse-mount@.service");
+        let unit = std::fs::read_to_string(path).expect("the sample");
+        let command = |key: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+            let line = line.trim_start_matches('-').replace("%f", "/mnt/a").replace("%i", "mnt-a");
+            line.split(' ').skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let start = command("ExecStart=");
+        let matches = Args::augment_args(clap::Command::new("mount"))
+            .try_get_matches_from(start.clone())
+            .expect("flags that exist");
+        let args = Args::from_arg_matches(&matches).expect("arguments");
+        assert!(!args.daemon, "a service of type notify stays in the foreground");
+        assert_eq!(
+            start,
+            ["mount", "--config", "/etc/springhouse/mount-mnt-a.toml", "--mount-point", "/mnt/a"]
+        );
+        assert_eq!(command("ExecStopPost="), ["unmount", "/mnt/a"]);
+    }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use springhouse_fuse::{
     fs::{Identity, WriteMode},
+    memory::MEMORY_BYTES_MIN,
     store::StoreUrl,
 };
 
@@ -174,7 +175,7 @@ keys! {
         /// Cached blocks, what is read ahead, reads and writes under way, names. The most useful thing to
         /// raise: `springhouse cache advise` says what more would save. The kernel's page cache comes on
         /// top and gives way under pressure.
-        memory: Size<{ 16 * MIB }, { 16 * TIB }> = "512MiB",
+        memory: Size<{ MEMORY_BYTES_MIN }, { 16 * TIB }> = "512MiB",
         /// Part of the memory for blocks that were read; 0 keeps none.
         ///
         /// Unset: half of it.

@@ -95,7 +95,7 @@ fn all_problems_are_told_with_place_range_and_remedy() {
                  hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or file:///path"
             ),
             format!(
-                "{at}:3: memory: \"17TiB\" is too large; give a size from 16MiB to 16TiB, such as \
+                "{at}:3: memory: \"17TiB\" is too large; give a size from 96MiB to 16TiB, such as \
                  \"512MiB\" or a number of bytes"
             ),
             "environment SPRINGHOUSE_FRESHNESS: freshness: \"10\" has no unit (\"10s\" is 10 seconds); give a \
@@ -249,7 +249,7 @@ fn contradictions_of_a_mount_are_found() {
     };
     for (given, remedy) in [
         (&[("cache_size", "1GiB")][..], "name a directory with cache_dir"),
-        (&[("memory", "64MiB"), ("memory_blocks", "65MiB")], "raise memory"),
+        (&[("memory", "128MiB"), ("memory_blocks", "129MiB")], "raise memory"),
         (&[("write_mode", "staged")], "with staging_dir"),
         (&[("hdfs_block_size", "5000")], "such as 128MiB"),
     ] {
@@ -257,10 +257,10 @@ fn contradictions_of_a_mount_are_found() {
         assert!(problem.contains(remedy), "{problem}");
     }
     assert!(found(&[("write_mode", "staged"), ("read_only", "true")]).is_ok(), "nothing is staged");
-    let mount = found(&[("cache_dir", "/c"), ("memory", "80MiB"), ("memory_blocks", "0"), ("umask", "27")]);
+    let mount = found(&[("cache_dir", "/c"), ("memory", "160MiB"), ("memory_blocks", "0"), ("umask", "27")]);
     let fs = mount.expect("good").fs;
     assert_eq!(fs.disk, Some(DiskSettings { dir: "/c".into(), bytes_max: 10 << 30 }));
-    assert_eq!((fs.cache_bytes, fs.prefetch_bytes, fs.pinned_bytes), (0, 40 << 20, 20 << 20));
+    assert_eq!((fs.cache_bytes, fs.prefetch_bytes, fs.pinned_bytes), (0, 80 << 20, 40 << 20));
     assert_eq!(fs.writes.umask, 0o27);
     let identity = |given| found(&[given]).expect("good").fs.identity;
     assert_eq!(identity(("allow_other", "true")), Identity::Caller);

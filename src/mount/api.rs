@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use springhouse_fuse::{
+    cache::KeptFile,
     error::{Error, ErrorKind},
     fs::FsSnapshot,
     store::Snapshot,
@@ -28,6 +29,8 @@ pub struct MountStats {
     pub memory_resident_bytes: u64,
     /// Bound of what it holds.
     pub memory_bytes_max: u64,
+    /// Files that were pinned.
+    pub pinned: Vec<KeptFile>,
     /// Inodes, handles, block cache.
     pub fs: FsSnapshot,
     /// What the store was asked, by operation, with bytes and latencies.
@@ -38,7 +41,7 @@ impl MountStats {
     /// Share of the wanted blocks that were in memory, 0 to 1; `None` before the first read.
     pub fn hit_ratio(&self) -> Option<f64> {
         let cache = &self.fs.cache;
-        let hits = cache.hits + cache.readahead_hits;
+        let hits = cache.hits + cache.pinned_hits + cache.readahead_hits;
         let all = hits + cache.misses;
         (all > 0).then(|| hits as f64 / all as f64)
     }
@@ -67,6 +70,18 @@ pub struct Paths {
     /// Pieces read at the same time, 1 to [`PARALLELISM_MAX`]; only of `/warm`. Unset: 4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallelism: Option<usize>,
+    /// Only of `/drop`, with the root: what lies in the cache directory too, which all its users share.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disk: bool,
+}
+
+/// Answer of `/pin` and `/unpin`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// What was pinned, or let go of.
+    pub files: Vec<KeptFile>,
+    /// Why the others were not.
+    pub refused: Option<Refusal>,
 }
 
 /// Most paths of one request.

@@ -1,6 +1,7 @@
 //! The daemon's control socket: HTTP over a Unix socket. Where it is, what it says, and who asks.
 
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     os::unix::{ffi::OsStrExt, fs::DirBuilderExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -10,13 +11,14 @@ use std::{
 use nix::unistd::geteuid;
 use serde::{Serialize, de::DeserializeOwned};
 use springhouse_fuse::{
+    cache::{Advice, Dropped, FileUse},
     error::{Error, ErrorKind, Result},
     fs::WarmProgress,
     mount::locate,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::api::{Hint, MountStats, Paths, Refusal};
+use super::api::{Changed, Hint, MountStats, Paths, Pinned, Refusal, Settings};
 
 /// A daemon that does not answer within this is stopped or stuck.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,6 +132,41 @@ impl ControlClient {
     /// Tells which trees of a database will be read next.
     pub async fn hint(&self, hint: &Hint) -> Result<()> {
         self.post("hint", hint, Some(TIMEOUT)).await.map(drop)
+    }
+
+    /// What can be changed while the mount runs, as it is now.
+    pub async fn settings(&self) -> Result<Settings> {
+        self.json(self.get("settings").await?).await
+    }
+
+    /// Changes some of it, all or nothing.
+    pub async fn set(&self, settings: &Settings) -> Result<BTreeMap<String, Changed>> {
+        self.json(self.post("settings", settings, Some(TIMEOUT)).await?).await
+    }
+
+    /// What other sizes of the cache would do.
+    pub async fn advise(&self) -> Result<Advice> {
+        self.json(self.get("advise").await?).await
+    }
+
+    /// The `count` most read files.
+    pub async fn top(&self, count: usize) -> Result<Vec<FileUse>> {
+        self.json(self.get(&format!("top?n={count}")).await?).await
+    }
+
+    /// Reads files and keeps them in memory. Takes as long as reading them.
+    pub async fn pin(&self, paths: &Paths) -> Result<Pinned> {
+        self.json(self.post("pin", paths, None).await?).await
+    }
+
+    /// Lets go of pinned files.
+    pub async fn unpin(&self, paths: &Paths) -> Result<Pinned> {
+        self.json(self.post("unpin", paths, Some(TIMEOUT)).await?).await
+    }
+
+    /// Gives up what is cached of files. Takes as long as the cache's disk does.
+    pub async fn drop_paths(&self, paths: &Paths) -> Result<Dropped> {
+        self.json(self.post("drop", paths, None).await?).await
     }
 
     /// Has files read into the cache, and tells `heard` how it goes; the last report says that it ended.

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     MountSettings, Report,
     control::control_socket_path,
-    server::{self, ControlSocket, Gauges, OwnersOnly, Status, listen},
+    server::{self, ControlSocket, Gauges, OwnersOnly, Status, Tuner, listen},
 };
 use crate::{
     error::{Exit, Failure},
@@ -110,8 +110,18 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     };
     let _ = point.set((dir.clone(), mount_id));
     let since = Instant::now();
-    let status =
-        Status { fs, store, dir: dir.clone(), mount_id, since, registry, gauges, io: io.handle().clone() };
+    let tuner = Tuner::new(&fs);
+    let status = Status {
+        tuner,
+        fs,
+        store,
+        dir: dir.clone(),
+        mount_id,
+        since,
+        registry,
+        gauges,
+        io: io.handle().clone(),
+    };
     let status = Arc::new(status);
     if let Some(listener) = control.listener.take() {
         let router = server::control(status.clone());

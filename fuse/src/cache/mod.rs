@@ -40,6 +40,7 @@ use self::{
 pub use self::{
     advice::{Advice, AdvicePoint, TierAdvice},
     counters::{ByPurpose, CacheSnapshot, PurposeUse},
+    kept::KeptFile,
     operate::{Dropped, Resize, WarmProgress},
     purpose::Purpose,
     stream::Stream,
@@ -57,6 +58,7 @@ mod budget;
 mod counters;
 mod fetch;
 mod flight;
+mod kept;
 mod lanes;
 mod launch;
 mod operate;
@@ -197,7 +199,8 @@ impl BlockCache {
     /// Keeps one page of `page_bytes` at `offset` (a multiple of it) outside of the cache, where nothing
     /// pushes it out. `false`: there is no room for it.
     pub fn pin(&self, source: &Source, page_bytes: u64, offset: u64, page: bytes::Bytes) -> bool {
-        self.pins.pin(source.file, page_bytes, offset, page, self.pinned_bytes_max.load(Relaxed))
+        let room = self.pinned_bytes_max.load(Relaxed).saturating_sub(self.shared.ram.kept.bytes());
+        self.pins.pin(source.file, page_bytes, offset, page, room)
     }
 
     /// Gives up the pinned pages of a file.
@@ -220,7 +223,7 @@ impl BlockCache {
             admitted: counters.admitted.get(),
             cached_bytes: ram.bytes(),
             evictions: counters.evictions.get(),
-            pinned_bytes: self.pins.bytes(),
+            pinned_bytes: self.pins.bytes() + ram.kept.bytes(),
             pinned_bytes_max: self.pinned_bytes_max.load(Relaxed),
             cache_bytes_max: ram.bytes_max(),
             readahead_bytes: self.budget.taken(),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
-use super::BlockKey;
+use super::{BlockKey, kept::Kept};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Memory that an entry costs beside its bytes: key, value, links, and the share of a table.
@@ -26,6 +26,8 @@ const SHARDS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Ram {
     blocks: Cache<BlockKey, Bytes, Weight, DefaultHashBuilder, Evictions>,
+    /// Blocks that stay, whatever comes.
+    pub(super) kept: Kept,
 }
 
 impl Ram {
@@ -42,15 +44,15 @@ impl Ram {
             .map_err(|error| Error::new(ErrorKind::InvalidArgument, format!("block cache: {error}")))?;
         let blocks =
             Cache::with_options(options, Weight, DefaultHashBuilder::default(), Evictions(evictions));
-        Ok(Self { blocks })
+        Ok(Self { blocks, kept: Kept::default() })
     }
 
     pub(super) fn get(&self, key: &BlockKey) -> Option<Bytes> {
-        self.blocks.get(key)
+        self.kept.get(key).or_else(|| self.blocks.get(key))
     }
 
     pub(super) fn contains(&self, key: &BlockKey) -> bool {
-        self.blocks.contains_key(key)
+        self.kept.get(key).is_some() || self.blocks.contains_key(key)
     }
 
     /// Keeps a block until others need its room more.

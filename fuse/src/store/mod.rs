@@ -29,6 +29,7 @@ mod single_flight;
 #[cfg(test)]
 mod tests;
 mod url;
+mod users;
 
 pub use self::{
     count::{Counters, Operation, OperationSnapshot, Snapshot},

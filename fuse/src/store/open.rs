@@ -1,16 +1,23 @@
 //! From a URL to a store with its decorators in the order that is right for production.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use super::{
     Metadata, Store, StorePath, StoreUrl,
     count::{Count, Counters},
-    deadline::Deadline,
+    deadline::{Breakers, Deadline},
     hdfs::HdfsStore,
     latency::Latency,
     local::LocalStore,
-    outage::Outage,
+    outage::{Outage, Watches},
     single_flight::SingleFlight,
+    users::Users,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -61,8 +68,17 @@ pub struct HdfsOptions {
     pub config_dir: Option<PathBuf>,
     /// Hadoop properties that override those of the files.
     pub properties: BTreeMap<String, String>,
-    /// User to act as; `None`: `HADOOP_USER_NAME`, else the user of the process. Not with Kerberos.
+    /// User to act as; `None`: `HADOOP_USER_NAME`, else the user of the process. With Kerberos: the user
+    /// whom the principal acts for, which the cluster has to allow (`hadoop.proxyuser.…`); `None`: the
+    /// principal itself.
     pub user: Option<String>,
+    /// Kerberos principal, `NAME@REALM`; `None`: that of the ticket cache. Needed with the next two.
+    pub kerberos_principal: Option<String>,
+    /// Keytab with the principal's key, from which tickets are taken and renewed.
+    pub kerberos_keytab: Option<PathBuf>,
+    /// Ticket cache as MIT Kerberos names it (`FILE:/path`, `KEYRING:…`) or a path; `None`: `KRB5CCNAME`,
+    /// else the system's default; with a keytab one in memory.
+    pub kerberos_cache: Option<String>,
 }
 
 /// A store ready for use, and what it counts. Clones share both.
@@ -74,6 +90,7 @@ pub struct OpenedStore {
     pub counters: Arc<Counters>,
     bare: Arc<dyn Store>,
     deadline: Duration,
+    users: Arc<Users>,
 }
 
 impl fmt::Debug for OpenedStore {
@@ -85,35 +102,84 @@ impl fmt::Debug for OpenedStore {
 /// Makes the store at `url`. Nothing is asked of it yet: a store that is down now may be up later. Who
 /// wants to know at start calls [`OpenedStore::check_root`].
 pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<OpenedStore> {
-    let store: Arc<dyn Store> = match url {
-        StoreUrl::File { path } => Arc::new(LocalStore::new(path.clone())),
-        StoreUrl::Hdfs { authority, path } => {
-            Arc::new(HdfsStore::new(authority, path, &options.hdfs, options.deadline)?)
+    match url {
+        StoreUrl::File { path } => decorate(Arc::new(LocalStore::new(path.clone())), options),
+        StoreUrl::Hdfs { .. } => {
+            let bare = Arc::new(HdfsStore::new(url, &options.hdfs, options.deadline)?);
+            let around = Around::new(url, options)?;
+            let store = around.put(Arc::<HdfsStore>::clone(&bare));
+            let (counters, hdfs) = (Arc::clone(&around.counters), options.hdfs.clone());
+            let (own, url, deadline) = (Arc::clone(&store), url.clone(), options.deadline);
+            let users = Users::new(move |user| {
+                if hdfs.user.as_deref() == Some(user) {
+                    return Ok(Arc::clone(&own));
+                }
+                let hdfs = HdfsOptions { user: Some(user.to_owned()), ..hdfs.clone() };
+                Ok(around.put(Arc::new(HdfsStore::new(&url, &hdfs, deadline)?)))
+            });
+            Ok(OpenedStore { store, counters, bare, deadline, users: Arc::new(users) })
         }
-    };
-    decorate(store, options)
+    }
 }
 
-/// Puts the decorators around a bare store.
-///
-/// From the inside: latency belongs to the store; counting sees every try; the deadline makes the
-/// tries; what comes of them is an outage or none; what several ask at once goes through all that only
-/// once.
+/// Puts the decorators around a bare store, which is the same for every user.
 pub fn decorate(bare: Arc<dyn Store>, options: &StoreOptions) -> Result<OpenedStore> {
-    let counters = Arc::new(Counters::new()?);
-    let deadline = options.deadline;
-    let mut store = Arc::clone(&bare);
-    if !options.added_latency.is_zero() {
-        store = Arc::new(Latency::new(store, options.added_latency));
+    let around = Around::new(bare.url(), options)?;
+    let store = around.put(Arc::clone(&bare));
+    let own = Arc::clone(&store);
+    let users = Arc::new(Users::new(move |_| Ok(Arc::clone(&own))));
+    Ok(OpenedStore { store, counters: around.counters, bare, deadline: options.deadline, users })
+}
+
+/// The decorators of one store, and what they share when it is asked as several users: the figures, what
+/// is known of outages, and how many changes there were. Answers are each user's own.
+struct Around {
+    options: StoreOptions,
+    counters: Arc<Counters>,
+    breakers: Arc<Breakers>,
+    watches: Arc<Watches>,
+    changes: Arc<AtomicU64>,
+}
+
+impl Around {
+    fn new(url: &StoreUrl, options: &StoreOptions) -> Result<Self> {
+        Ok(Self {
+            options: options.clone(),
+            counters: Arc::new(Counters::new()?),
+            breakers: Arc::default(),
+            watches: Arc::new(Watches::new(url)),
+            changes: Arc::default(),
+        })
     }
-    store = Arc::new(Count::new(store, Arc::clone(&counters)));
-    store = Arc::new(Deadline::new(store, deadline, options.retry.clone(), Arc::clone(&counters)));
-    store = Arc::new(Outage::new(store));
-    store = Arc::new(SingleFlight::new(store, Arc::clone(&counters)));
-    Ok(OpenedStore { store, counters, bare, deadline })
+
+    /// From the inside: latency belongs to the store; counting sees every try; the deadline makes the
+    /// tries; what comes of them is an outage or none; what several ask at once goes through all that
+    /// only once.
+    fn put(&self, mut store: Arc<dyn Store>) -> Arc<dyn Store> {
+        let (options, counters) = (&self.options, || Arc::clone(&self.counters));
+        if !options.added_latency.is_zero() {
+            store = Arc::new(Latency::new(store, options.added_latency));
+        }
+        store = Arc::new(Count::new(store, counters()));
+        let retry = options.retry.clone();
+        store =
+            Arc::new(Deadline::new(store, options.deadline, retry, counters(), Arc::clone(&self.breakers)));
+        store = Arc::new(Outage::new(store, Arc::clone(&self.watches)));
+        Arc::new(SingleFlight::new(store, counters(), Arc::clone(&self.changes)))
+    }
 }
 
 impl OpenedStore {
+    /// The same store asked as `user`: in HDFS, which then decides by that user's name and groups (with
+    /// Kerberos our principal must be allowed to act for others). A local directory is given itself: there
+    /// the kernel decides.
+    ///
+    /// Nothing is asked of the store. Each user has a client of his own, of which the last 64 are kept; a
+    /// store that is still held goes on working when it is no longer among them.
+    pub fn as_user(&self, user: &str) -> Result<Arc<dyn Store>> {
+        self.users.get(user)
+    }
+
     /// Asks for the store's root once, so that a wrong URL is told at start, at once, in one line with
     /// its remedy.
     pub async fn check_root(&self) -> Result<Metadata> {

@@ -102,15 +102,24 @@ impl Watch {
 /// See the module.
 pub(super) struct Outage {
     inner: Arc<dyn Store>,
+    watches: Arc<Watches>,
+}
+
+/// The spells of one store, whoever asks it.
+pub(super) struct Watches {
     names: Watch,
-    data: Arc<Watch>,
+    data: Watch,
+}
+
+impl Watches {
+    pub(super) fn new(url: &StoreUrl) -> Self {
+        Self { names: Watch::new(url, "names"), data: Watch::new(url, "data") }
+    }
 }
 
 impl Outage {
-    pub(super) fn new(inner: Arc<dyn Store>) -> Self {
-        let names = Watch::new(inner.url(), "names");
-        let data = Arc::new(Watch::new(inner.url(), "data"));
-        Self { inner, names, data }
+    pub(super) fn new(inner: Arc<dyn Store>, watches: Arc<Watches>) -> Self {
+        Self { inner, watches }
     }
 }
 
@@ -121,48 +130,48 @@ impl Store for Outage {
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Metadata> {
-        self.names.note(self.inner.stat(path).await)
+        self.watches.names.note(self.inner.stat(path).await)
     }
 
     fn list<'a>(&'a self, dir: &'a StorePath) -> BoxStream<'a, Result<Entry>> {
-        self.inner.list(dir).inspect(|entry| self.names.look(entry.as_ref().err())).boxed()
+        self.inner.list(dir).inspect(|entry| self.watches.names.look(entry.as_ref().err())).boxed()
     }
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
-        let inner = self.names.note(self.inner.open(path, expected).await)?;
-        Ok(Arc::new(WatchedReader { inner, data: Arc::clone(&self.data) }))
+        let inner = self.watches.names.note(self.inner.open(path, expected).await)?;
+        Ok(Arc::new(WatchedReader { inner, watches: Arc::clone(&self.watches) }))
     }
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
-        self.names.note(self.inner.create(path, options).await)
+        self.watches.names.note(self.inner.create(path, options).await)
     }
 
     async fn rename(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
-        self.names.note(self.inner.rename(from, to, overwrite).await)
+        self.watches.names.note(self.inner.rename(from, to, overwrite).await)
     }
 
     async fn delete(&self, path: &StorePath, recursive: bool) -> Result<()> {
-        self.names.note(self.inner.delete(path, recursive).await)
+        self.watches.names.note(self.inner.delete(path, recursive).await)
     }
 
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
-        self.names.note(self.inner.create_dir(path).await)
+        self.watches.names.note(self.inner.create_dir(path).await)
     }
 
     async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
-        self.names.note(self.inner.append(path).await)
+        self.watches.names.note(self.inner.append(path).await)
     }
 
     async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
-        self.names.note(self.inner.truncate(path, len).await)
+        self.watches.names.note(self.inner.truncate(path, len).await)
     }
 
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
-        self.names.note(self.inner.set_attributes(path, changes).await)
+        self.watches.names.note(self.inner.set_attributes(path, changes).await)
     }
 
     async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
-        self.names.note(self.inner.make_dir(path, mode).await)
+        self.watches.names.note(self.inner.make_dir(path, mode).await)
     }
 
     async fn usage(&self) -> Result<Usage> {
@@ -173,7 +182,7 @@ impl Store for Outage {
 
 struct WatchedReader {
     inner: Arc<dyn Reader>,
-    data: Arc<Watch>,
+    watches: Arc<Watches>,
 }
 
 impl fmt::Debug for WatchedReader {
@@ -189,7 +198,7 @@ impl Reader for WatchedReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        self.data.note(self.inner.read_at(offset, len).await)
+        self.watches.data.note(self.inner.read_at(offset, len).await)
     }
 }
 

@@ -87,8 +87,9 @@ pub(super) struct SingleFlight {
 }
 
 impl SingleFlight {
-    pub(super) fn new(inner: Arc<dyn Store>, counters: Arc<Counters>) -> Self {
-        Self { inner, counters, changes: Arc::default(), stats: Flights::new(), opens: Flights::new() }
+    /// `changes` counts those of all who ask the same store.
+    pub(super) fn new(inner: Arc<dyn Store>, counters: Arc<Counters>, changes: Arc<AtomicU64>) -> Self {
+        Self { inner, counters, changes, stats: Flights::new(), opens: Flights::new() }
     }
 
     fn key(&self, path: &StorePath, expected: Option<Generation>) -> Key {

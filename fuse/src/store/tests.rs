@@ -3,8 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Counters, Operation, RetryPolicy, Store, StoreOptions, StorePath, contract::check_store, count::Count,
-    deadline::Deadline, decorate, latency::Latency, memory::MemoryStore, outage::Outage,
+    Counters, Operation, RetryPolicy, Store, StoreOptions, StorePath,
+    contract::check_store,
+    count::Count,
+    deadline::Deadline,
+    decorate,
+    latency::Latency,
+    memory::MemoryStore,
+    outage::{Outage, Watches},
     single_flight::SingleFlight,
 };
 
@@ -20,11 +26,26 @@ async fn every_decorator_hands_every_call_on() {
         (
             "deadline",
             Box::new(move |inner| {
-                Arc::new(Deadline::new(inner, Duration::from_secs(10), RetryPolicy::default(), counters()))
+                Arc::new(Deadline::new(
+                    inner,
+                    Duration::from_secs(10),
+                    RetryPolicy::default(),
+                    counters(),
+                    Arc::default(),
+                ))
             }),
         ),
-        ("outage", Box::new(|inner| Arc::new(Outage::new(inner)))),
-        ("single flight", Box::new(move |inner| Arc::new(SingleFlight::new(inner, counters())))),
+        (
+            "outage",
+            Box::new(|inner| {
+                let watches = Arc::new(Watches::new(inner.url()));
+                Arc::new(Outage::new(inner, watches))
+            }),
+        ),
+        (
+            "single flight",
+            Box::new(move |inner| Arc::new(SingleFlight::new(inner, counters(), Arc::default()))),
+        ),
         ("all", Box::new(|inner| decorate(inner, &StoreOptions::default()).expect("decorate").store)),
     ];
     for (name, wrap) in decorators {

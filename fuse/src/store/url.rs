@@ -1,4 +1,4 @@
-//! Where a store is: `hdfs://nameservice/path` or `file:///path`.
+//! Where a store is: `hdfs://nameservice/path`, `viewfs://table/path` or `file:///path`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -13,6 +13,8 @@ pub enum StoreUrl {
         /// `host:port` of a NameNode or a logical name service; empty: `fs.defaultFS` of the Hadoop
         /// configuration.
         authority: String,
+        /// `viewfs://`: the authority names a mount table of the Hadoop configuration instead.
+        view: bool,
         /// Directory in HDFS that is the store's root.
         path: StorePath,
     },
@@ -31,7 +33,7 @@ impl FromStr for StoreUrl {
             Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "store URL {text:?} {why}; use hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or file:///path"
+                    "store URL {text:?} {why}; use hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path, viewfs://TABLE/path or file:///path"
                 ),
             )
         };
@@ -43,7 +45,8 @@ impl FromStr for StoreUrl {
             let path = StorePath::parse(rest).map_err(|e| bad(&format!("has a bad path ({e})")))?;
             return Ok(Self::File { path: PathBuf::from(path.as_str()) });
         }
-        if let Some(rest) = text.strip_prefix("hdfs://") {
+        let hdfs = text.strip_prefix("hdfs://").map(|rest| (rest, false));
+        if let Some((rest, view)) = hdfs.or_else(|| text.strip_prefix("viewfs://").map(|rest| (rest, true))) {
             let (authority, path) = match rest.find('/') {
                 Some(at) => rest.split_at(at),
                 None => (rest, "/"),
@@ -53,11 +56,14 @@ impl FromStr for StoreUrl {
             {
                 return Err(bad("has a bad host or port"));
             }
+            if view && authority.contains(':') {
+                return Err(bad("has a port: a ViewFS mount table has none"));
+            }
             if authority.contains(['@', '?', '#', ' ']) {
                 return Err(bad("has a bad host"));
             }
             let path = StorePath::parse(path).map_err(|e| bad(&format!("has a bad path ({e})")))?;
-            return Ok(Self::Hdfs { authority: authority.into(), path });
+            return Ok(Self::Hdfs { authority: authority.into(), view, path });
         }
         Err(bad("has no known scheme"))
     }
@@ -66,7 +72,8 @@ impl FromStr for StoreUrl {
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hdfs { authority, path } => write!(f, "hdfs://{authority}{path}"),
+            Self::Hdfs { authority, view: false, path } => write!(f, "hdfs://{authority}{path}"),
+            Self::Hdfs { authority, view: true, path } => write!(f, "viewfs://{authority}{path}"),
             Self::File { path } => write!(f, "file://{}", path.display()),
         }
     }
@@ -78,7 +85,14 @@ mod tests {
 
     #[test]
     fn both_kinds_and_back() {
-        for good in ["hdfs://nn:9000/a/b", "hdfs://ns1/a", "file:///srv/a b", "hdfs:///a"] {
+        for good in [
+            "hdfs://nn:9000/a/b",
+            "hdfs://ns1/a",
+            "file:///srv/a b",
+            "hdfs:///a",
+            "viewfs://t/a",
+            "viewfs:///",
+        ] {
             assert_eq!(good.parse::<StoreUrl>().expect(good).to_string(), good);
         }
         assert_eq!("hdfs://nn".parse::<StoreUrl>().expect("root").to_string(), "hdfs://nn/");
@@ -86,9 +100,16 @@ mod tests {
 
     #[test]
     fn bad_ones_name_the_remedy() {
-        for bad in
-            ["", "/srv", "http://x/", "file://host/x", "hdfs://nn:port/x", "hdfs://u@nn/x", "file:///a/../b"]
-        {
+        for bad in [
+            "",
+            "/srv",
+            "http://x/",
+            "file://host/x",
+            "hdfs://nn:port/x",
+            "hdfs://u@nn/x",
+            "viewfs://t:1/x",
+            "file:///a/../b",
+        ] {
             let error = bad.parse::<StoreUrl>().expect_err(bad);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             assert!(error.message().contains("use hdfs://"), "{error}");

@@ -11,7 +11,12 @@ use crate::{
     mount::{ControlClient, find},
 };
 
+mod advise;
+mod drop;
+mod pin;
+mod set;
 mod stats;
+mod top;
 mod warm;
 
 /// `springhouse cache`.
@@ -25,6 +30,18 @@ pub struct Args {
 enum What {
     /// Print what a mount's cache holds and how well it does
     Stats(stats::Args),
+    /// Show or change settings while the mount runs
+    Set(set::Args),
+    /// Say what more or less memory would do
+    Advise(advise::Args),
+    /// List the most read files
+    Top(top::Args),
+    /// Read files and keep them in memory, whatever else is read
+    Pin(pin::Args),
+    /// Let go of pinned files
+    Unpin(pin::Args),
+    /// Give up what is cached of files, or all
+    Drop(drop::Args),
     /// Read files and directories into the cache before anybody asks for them
     Warm(warm::Args),
 }
@@ -34,6 +51,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
     block_on(async move {
         match args.what {
             What::Stats(args) => stats::run(args).await,
+            What::Set(args) => set::run(args).await,
+            What::Advise(args) => advise::run(args).await,
+            What::Top(args) => top::run(args).await,
+            What::Pin(args) => pin::run(args, true).await,
+            What::Unpin(args) => pin::run(args, false).await,
+            What::Drop(args) => drop::run(args).await,
             What::Warm(args) => warm::run(args).await,
         }
     })

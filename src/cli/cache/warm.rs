@@ -45,7 +45,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let mut failed = 0;
     for (entry, paths) in by_mount(&args.paths)? {
         let client = find::reach(&entry).await?;
-        let body = Paths { paths, parallelism: Some(args.parallelism) };
+        let body = Paths { paths, parallelism: Some(args.parallelism), ..Paths::default() };
         let screen = !args.json && io::stderr().is_terminal();
         let mut last = WarmProgress::default();
         client

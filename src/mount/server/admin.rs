@@ -1,24 +1,26 @@
 //! What changes a running mount: only at the control socket, never over TCP.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    extract::{DefaultBodyLimit, Query, State, rejection::JsonRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
 use futures::stream;
+use serde::Deserialize;
 use springhouse_fuse::{
+    cache::{Dropped, FileUse},
     error::{Error, ErrorKind},
     store::{Generation, StorePath},
 };
 use tokio::sync::mpsc;
 
 use super::{
-    super::api::{Hint, PARALLELISM_MAX, PATHS_MAX, Paths, ROOTS_MAX, Refusal},
+    super::api::{Changed, Hint, PARALLELISM_MAX, PATHS_MAX, Paths, Pinned, ROOTS_MAX, Refusal, Settings},
     Status,
 };
 
@@ -27,6 +29,9 @@ const PARALLELISM: usize = 4;
 
 /// Reports of `/warm` that may wait for their reader.
 const REPORTS_AHEAD: usize = 4;
+
+/// Files that `/top` names unless told otherwise.
+const TOP: usize = 20;
 
 /// Most bytes of a request.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -68,6 +73,12 @@ pub(super) fn router() -> Router<Arc<Status>> {
     Router::new()
         .route("/warm", post(warm))
         .route("/hint", post(hint))
+        .route("/pin", post(pin))
+        .route("/unpin", post(unpin))
+        .route("/drop", post(drop_cached))
+        .route("/settings", get(settings).post(change))
+        .route("/advise", get(async |State(status): State<Arc<Status>>| Json(status.fs.advise())))
+        .route("/top", get(top))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
@@ -117,4 +128,60 @@ async fn hint(State(status): State<Arc<Status>>, body: Body_<Hint>) -> Result<St
     let _inside = status.io.enter();
     status.fs.hint_generation(&path, generation, &roots);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Work of the file system runs where it belongs, and goes on if the caller leaves.
+async fn on_io<T: Send + 'static>(
+    status: &Status,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Refused> {
+    let failed = |error: tokio::task::JoinError| Error::new(ErrorKind::Other, error.to_string());
+    Ok(status.io.spawn(work).await.map_err(failed)?)
+}
+
+async fn pin(State(status): State<Arc<Status>>, body: Body_<Paths>) -> Result<Json<Pinned>, Refused> {
+    let paths = store_paths(&taken(body)?.paths)?;
+    let fs = status.fs.clone();
+    let (files, outcome) = on_io(&status, async move { fs.pin(paths).await }).await?;
+    Ok(Json(Pinned { files, refused: outcome.err().as_ref().map(Refusal::from) }))
+}
+
+async fn unpin(State(status): State<Arc<Status>>, body: Body_<Paths>) -> Result<Json<Pinned>, Refused> {
+    let paths = store_paths(&taken(body)?.paths)?;
+    Ok(Json(Pinned { files: status.fs.unpin(&paths), refused: None }))
+}
+
+async fn drop_cached(
+    State(status): State<Arc<Status>>,
+    body: Body_<Paths>,
+) -> Result<Json<Dropped>, Refused> {
+    let body = taken(body)?;
+    let (paths, disk) = (store_paths(&body.paths)?, body.disk);
+    let fs = status.fs.clone();
+    Ok(Json(on_io(&status, async move { fs.drop_cached(&paths, disk).await }).await??))
+}
+
+async fn settings(State(status): State<Arc<Status>>) -> Json<Settings> {
+    Json(status.tuner.settings())
+}
+
+async fn change(
+    State(status): State<Arc<Status>>,
+    body: Body_<Settings>,
+) -> Result<Json<BTreeMap<String, Changed>>, Refused> {
+    let wanted = taken(body)?;
+    let changed = status.tuner.change(&status.fs, &wanted)?;
+    for (key, Changed { old, new }) in &changed {
+        tracing::info!(key, old, new, "a setting was changed");
+    }
+    Ok(Json(changed))
+}
+
+#[derive(Deserialize)]
+struct HowMany {
+    n: Option<usize>,
+}
+
+async fn top(State(status): State<Arc<Status>>, Query(HowMany { n }): Query<HowMany>) -> Json<Vec<FileUse>> {
+    Json(status.fs.top_files(n.unwrap_or(TOP)))
 }

@@ -13,11 +13,15 @@ use prometheus::{IntGauge, Registry, TextEncoder};
 use springhouse_fuse::{fs::FileSystem, store::OpenedStore};
 use tokio::{net::TcpListener, runtime::Handle};
 
-pub(super) use self::socket::{ControlSocket, OwnersOnly};
+pub(super) use self::{
+    socket::{ControlSocket, OwnersOnly},
+    tune::Tuner,
+};
 use super::MountStats;
 
 mod admin;
 mod socket;
+mod tune;
 
 /// What there is to tell of one mount.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub(super) struct Status {
     pub(super) since: Instant,
     pub(super) registry: Registry,
     pub(super) gauges: Gauges,
+    pub(super) tuner: Tuner,
     /// Runs what the kernel asks.
     pub(super) io: Handle,
 }
@@ -86,6 +91,7 @@ impl Status {
             mount_id: self.mount_id,
             memory_resident_bytes: resident_bytes().unwrap_or(0),
             memory_bytes_max: self.fs.settings().memory_bytes,
+            pinned: self.fs.pinned(),
             fs: self.fs.snapshot(),
             store_calls: self.store.counters.snapshot(),
         }

@@ -32,6 +32,7 @@ impl ControlSocket {
     pub(in crate::mount) fn bind(path: &Path, dir: &Path) -> Result<Self> {
         let failed = |error: io::Error| Error::from_io(&error, format!("control socket {}", path.display()));
         make_runtime_dir(path)?;
+        sweep(&usual_socket(dir));
         match fs::symlink_metadata(path) {
             Ok(there) if std::os::unix::fs::FileTypeExt::is_socket(&there.file_type()) => {
                 if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -56,6 +57,30 @@ impl ControlSocket {
         let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
         let link = link(path, dir);
         Ok(Self { path: path.into(), inode, link, listener: Some(listener) })
+    }
+}
+
+/// A socket without a daemon is looked at again after so long: one that is just being made does not
+/// answer either.
+const SWEEP_AGE: Duration = Duration::from_secs(60);
+
+/// Removes what daemons that were killed left beside `socket`.
+fn sweep(socket: &Path) {
+    let Some(Ok(entries)) = socket.parent().map(fs::read_dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let ours = path.file_name().and_then(|name| name.to_str());
+        if !ours.is_some_and(|name| name.starts_with("mount-") && name.ends_with(".sock")) {
+            continue;
+        }
+        let old = fs::symlink_metadata(&path).and_then(|there| there.modified());
+        let old = old.is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= SWEEP_AGE));
+        let dead = || {
+            let refused = std::os::unix::net::UnixStream::connect(&path).err().map(|error| error.kind());
+            matches!(refused, Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
+        };
+        if old && dead() {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 
@@ -132,6 +157,36 @@ fn may_ask(uid: u32, own: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_dead_daemons_left_is_swept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let socket = |name: &str| std::os::unix::net::UnixListener::bind(at(name)).expect("a socket");
+        let aged = |name: &str| {
+            let times = rustix::fs::Timestamps {
+                last_access: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
+                last_modification: rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 },
+            };
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(rustix::fs::CWD, at(name), &times, flags).expect("an older time");
+        };
+        let _alive = socket("mount-alive.sock");
+        drop(socket("mount-dead.sock"));
+        drop(socket("mount-young.sock"));
+        drop(socket("other.sock"));
+        std::os::unix::fs::symlink("/nowhere/ctl", at("mount-link.sock")).expect("a link");
+        for name in ["mount-alive.sock", "mount-dead.sock", "other.sock", "mount-link.sock"] {
+            aged(name);
+        }
+        sweep(&at("mount-own.sock"));
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .expect("a listing")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .collect();
+        left.sort();
+        assert_eq!(left, ["mount-alive.sock", "mount-young.sock", "other.sock"]);
+    }
 
     #[test]
     fn own_user_and_root_may_ask() {

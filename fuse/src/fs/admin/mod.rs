@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use self::walk::{Found, Missed, walk};
 use super::{FileSystem, NodeKey, key_of};
 use crate::{
-    cache::Source,
+    cache::{Advice, Dropped, FileUse, KeptFile, Resize, Source},
     error::{Error, ErrorKind, Result},
     store::{Generation, StorePath},
 };
@@ -14,6 +17,9 @@ mod walk;
 mod warm;
 
 pub use self::warm::{WarmFailure, WarmProgress};
+
+/// Files that may be known and not yet begun.
+const FOUND_AHEAD: usize = 1024;
 
 impl FileSystem {
     /// Somebody is about to read these trees (root pages) of the database at `path`; `false` if that
@@ -25,13 +31,91 @@ impl FileSystem {
         open.is_some_and(|open| self.databases.hint(&open.database, &open.source, roots))
     }
 
+    /// Keeps the files at and below `paths` in memory until they are unpinned; gives those that are kept
+    /// now, and the first that could not be.
+    pub async fn pin(&self, paths: Vec<StorePath>) -> (Vec<KeptFile>, Result<()>) {
+        let (send, mut found) = mpsc::channel::<std::result::Result<Found, Missed>>(FOUND_AHEAD);
+        let keeping = async {
+            let mut kept = Vec::new();
+            // Dropping `found` ends the walk.
+            while let Some(next) = found.recv().await {
+                let path = match next {
+                    Ok(found) => found.path,
+                    Err((_, error)) => return (kept, Err(error)),
+                };
+                match self.keep(&path).await {
+                    Ok(bytes) => kept.push(KeptFile { path: path.to_string(), bytes }),
+                    Err(error) => return (kept, Err(error)),
+                }
+            }
+            (kept, Ok(()))
+        };
+        let walking = walk(&*self.store.0, paths, send);
+        tokio::pin!(keeping, walking);
+        tokio::select! {
+            kept = &mut keeping => kept,
+            () = &mut walking => keeping.await,
+        }
+    }
+
+    async fn keep(&self, path: &StorePath) -> Result<u64> {
+        let source = self.source_of(path).await?;
+        // Each read of it has its own deadline; all together take as long as they take.
+        self.cache.keep(&source, path.as_str()).await
+    }
+
+    /// Lets go of files that were pinned, at and below `paths`; gives those that were.
+    pub fn unpin(&self, paths: &[StorePath]) -> Vec<KeptFile> {
+        paths.iter().flat_map(|path| self.cache.unkeep(path.as_str())).collect()
+    }
+
+    /// The pinned files.
+    pub fn pinned(&self) -> Vec<KeptFile> {
+        self.cache.kept()
+    }
+
+    /// Gives up what the cache has of the files at `paths`, in memory and on disk; of the root, all that
+    /// is in memory, and with `disk` all that is on disk. What is pinned stays.
+    pub async fn drop_cached(&self, paths: &[StorePath], disk: bool) -> Result<Dropped> {
+        let mut sum = Dropped::default();
+        for path in paths {
+            let dropped = if path.is_root() {
+                self.cache.drop_all(disk).await
+            } else {
+                self.cache.drop_file(&self.source_of(path).await?).await
+            };
+            sum.ram_bytes += dropped.ram_bytes;
+            sum.pinned_bytes += dropped.pinned_bytes;
+            sum.disk_bytes += dropped.disk_bytes;
+        }
+        Ok(sum)
+    }
+
+    /// Changes the sizes of the cache's parts.
+    pub fn resize(&self, to: &Resize) {
+        self.cache.resize(to);
+    }
+
+    /// What other sizes of the cache would do.
+    pub fn advise(&self) -> Advice {
+        self.cache.advise()
+    }
+
+    /// The `count` most read files.
+    pub fn top_files(&self, count: usize) -> Vec<FileUse> {
+        self.cache.top_files(count)
+    }
+
     /// The current generation of the file at `path`, open for reading through the cache.
     pub(super) async fn source_of(&self, path: &StorePath) -> Result<Source> {
         self.within(path, async {
             let reader = self.store.0.open(path, None).await?;
             let metadata = reader.metadata();
             if metadata.is_dir() {
-                return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
+                return Err(Error::new(
+                    ErrorKind::IsADirectory,
+                    format!("{path} is a directory; name files in it"),
+                ));
             }
             let key = key_of(Arc::new(path.clone()), metadata);
             Ok(Source { file: key.digest(), reader })

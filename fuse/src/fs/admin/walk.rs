@@ -28,7 +28,7 @@ pub(super) type Missed = (StorePath, Error);
 pub(super) async fn walk(
     store: &dyn Store,
     paths: Vec<StorePath>,
-    found: mpsc::Sender<std::result::Result<Found, Missed>>,
+    found: mpsc::Sender<Result<Found, Missed>>,
 ) {
     for path in paths {
         let told = match store.stat(&path).await {
@@ -42,11 +42,7 @@ pub(super) async fn walk(
     }
 }
 
-async fn below(
-    store: &dyn Store,
-    root: StorePath,
-    found: &mpsc::Sender<std::result::Result<Found, Missed>>,
-) -> bool {
+async fn below(store: &dyn Store, root: StorePath, found: &mpsc::Sender<Result<Found, Missed>>) -> bool {
     let mut waiting = vec![root];
     while let Some(dir) = waiting.pop() {
         let mut entries = store.list(&dir);
@@ -75,7 +71,7 @@ async fn below(
     true
 }
 
-fn push(waiting: &mut Vec<StorePath>, dir: StorePath) -> std::result::Result<(), Missed> {
+fn push(waiting: &mut Vec<StorePath>, dir: StorePath) -> Result<(), Missed> {
     if waiting.len() < WAITING_MAX {
         waiting.push(dir);
         return Ok(());

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     super::{EXTENT_BYTES, FileSystem},
+    FOUND_AHEAD,
     walk::{Found, Missed, walk},
 };
 use crate::{
@@ -29,9 +30,6 @@ use crate::{
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
-
-/// Files that may be known and not yet begun.
-const FOUND_AHEAD: usize = 1024;
 
 /// Failures named in one report; those beyond are counted only.
 const FAILURES_NAMED_MAX: usize = 100;

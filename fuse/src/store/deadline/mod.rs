@@ -47,6 +47,12 @@ struct Shared {
     deadline: Duration,
     retry: RetryPolicy,
     counters: Arc<Counters>,
+    breakers: Arc<Breakers>,
+}
+
+/// The breakers of one HDFS, whoever asks it.
+#[derive(Default)]
+pub(super) struct Breakers {
     metadata: Mutex<Breaker>,
     reads: Mutex<ReadsBreaker>,
 }
@@ -57,9 +63,9 @@ impl Deadline {
         deadline: Duration,
         retry: RetryPolicy,
         counters: Arc<Counters>,
+        breakers: Arc<Breakers>,
     ) -> Self {
-        let (metadata, reads) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { inner, deadline, retry, counters, metadata, reads }) }
+        Self { shared: Arc::new(Shared { inner, deadline, retry, counters, breakers }) }
     }
 }
 
@@ -146,7 +152,7 @@ impl Shared {
     }
 
     fn admit(&self, what: &str, path: &StorePath) -> Result<MetadataPass<'_>> {
-        match self.metadata.lock().admit(now()) {
+        match self.breakers.metadata.lock().admit(now()) {
             Ok(pass) => Ok(MetadataPass { shared: self, pass: Some(pass) }),
             Err(wait) => Err(self.refused(what, path, wait)),
         }
@@ -190,7 +196,7 @@ struct MetadataPass<'a> {
 
 impl MetadataPass<'_> {
     fn settle(mut self, silent: bool) {
-        let mut breaker = self.shared.metadata.lock();
+        let mut breaker = self.shared.breakers.metadata.lock();
         match self.pass.take() {
             Some(pass) if silent => breaker.failed(pass, now()),
             _ => breaker.answered(),
@@ -201,7 +207,7 @@ impl MetadataPass<'_> {
 impl Drop for MetadataPass<'_> {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            self.shared.metadata.lock().abandoned(pass, now());
+            self.shared.breakers.metadata.lock().abandoned(pass, now());
         }
     }
 }

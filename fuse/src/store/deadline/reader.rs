@@ -96,7 +96,7 @@ impl SteadyReader {
         let file = self.breaker.lock().admit(now()).map_err(refused)?;
         let mut pass = ReadPass { of: self, file: Some(file), store: None };
         // Should this one refuse, the drop of `pass` gives the other's leave back.
-        pass.store = Some(self.shared.reads.lock().admit(now()).map_err(refused)?);
+        pass.store = Some(self.shared.breakers.reads.lock().admit(now()).map_err(refused)?);
         Ok(pass)
     }
 }
@@ -159,7 +159,7 @@ impl ReadPass<'_> {
             if error.is_some_and(is_out_of_reach) { breaker.failed(pass, now()) } else { breaker.answered() }
         }
         if let Some(pass) = store {
-            let mut breaker = self.of.shared.reads.lock();
+            let mut breaker = self.of.shared.breakers.reads.lock();
             if error.is_some_and(is_silence) {
                 breaker.failed(&self.of.path, pass, now());
             } else {
@@ -175,7 +175,7 @@ impl Drop for ReadPass<'_> {
             self.of.breaker.lock().abandoned(pass, now());
         }
         if let Some(pass) = self.store.take() {
-            self.of.shared.reads.lock().abandoned(pass, now());
+            self.of.shared.breakers.reads.lock().abandoned(pass, now());
         }
     }
 }

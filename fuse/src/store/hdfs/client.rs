@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use hdfs_native::{Client, ClientBuilder, HdfsError};
+use hdfs_native::Client;
 use parking_lot::RwLock;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    errors::{translate, translate_call},
+    build::{build, check_kerberos, connect, properties},
+    errors::translate_call,
     replicas,
 };
 use crate::{
@@ -97,7 +98,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(authority: &str, options: &HdfsOptions, deadline: Duration) -> Result<Self> {
+    pub(super) fn new(
+        authority: &str,
+        view: bool,
+        options: &HdfsOptions,
+        deadline: Duration,
+    ) -> Result<Self> {
         if let Some(dir) = &options.config_dir
             && !Path::new(dir).is_dir()
         {
@@ -108,9 +114,9 @@ impl Connection {
         }
         replicas::listen();
         let runtime = runtime()?;
-        let url = format!("hdfs://{authority}");
+        check_kerberos(options)?;
         let properties = properties(authority, options, deadline);
-        let client = build(&url, options, properties.clone(), &runtime)?;
+        let (url, client, properties) = connect(authority, view, options, properties, &runtime)?;
         let shown = if authority.is_empty() { "fs.defaultFS" } else { authority };
         Ok(Self {
             authority: shown.into(),
@@ -229,72 +235,6 @@ impl Drop for Hung<'_> {
     }
 }
 
-/// What we set unless the caller does. These override the files of the cluster, which are written for
-/// batch jobs: with their 60 s a stopped DataNode would cost more than our whole deadline.
-fn properties(authority: &str, options: &HdfsOptions, deadline: Duration) -> Vec<(String, String)> {
-    // How long a DataNode may keep silent in the middle of an answer. A stopped one must be found out, up
-    // to three times over (two cached connections, one new), and the next replica read, all within the
-    // deadline: hence a tenth of it. A healthy DataNode that needs longer for one disk seek loses little:
-    // the read goes to another replica, which is the better bet; if all are so slow, the file is opened
-    // anew and read again within the deadline, by when the disk has brought the bytes into the DataNode's
-    // page cache. Where seconds are normal, a longer deadline raises this in proportion, and
-    // `dfs.client.socket-timeout` given as a property overrides it.
-    let socket_timeout = (deadline / 10).clamp(Duration::from_millis(200), Duration::from_secs(10));
-    let single = authority.rsplit_once(':').is_some();
-    let mut all = vec![
-        ("dfs.client.socket-timeout".to_owned(), socket_timeout.as_millis().to_string()),
-        // Our deadline decorator tries again, and knows when to stop. Between the NameNodes of one
-        // service the client must move by itself.
-        ("dfs.client.failover.max.attempts".to_owned(), if single { "0" } else { "4" }.to_owned()),
-        ("dfs.client.failover.sleep.base.millis".to_owned(), "100".to_owned()),
-        ("dfs.client.failover.sleep.max.millis".to_owned(), "1000".to_owned()),
-    ];
-    all.retain(|(name, _)| !options.properties.contains_key(name));
-    all.extend(options.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
-    all
-}
-
-fn build(
-    url: &str,
-    options: &HdfsOptions,
-    properties: Vec<(String, String)>,
-    runtime: &Handle,
-) -> Result<Client> {
-    let mut builder =
-        ClientBuilder::new().with_url(url).with_config(properties).with_io_runtime(runtime.clone());
-    if let Some(dir) = &options.config_dir {
-        builder = builder.with_config_dir(dir.display().to_string());
-    }
-    if let Some(user) = &options.user {
-        builder = builder.with_user(user);
-    }
-    builder.build().map_err(|error| match &error {
-        HdfsError::InvalidArgument(why) if why.starts_with("No NameNode hosts") => Error::new(
-            ErrorKind::InvalidArgument,
-            format!(
-                "store {url}: this name service is not in the Hadoop configuration; give HOST:PORT, or set \
-                 HADOOP_CONF_DIR to the directory of core-site.xml and hdfs-site.xml"
-            ),
-        ),
-        HdfsError::InvalidArgument(why) if why.starts_with("No fs.defaultFS") => Error::new(
-            ErrorKind::InvalidArgument,
-            format!(
-                "store {url}: names no NameNode, and there is no fs.defaultFS in the Hadoop configuration"
-            ),
-        ),
-        HdfsError::XmlParseError(why) => {
-            let given =
-                options.config_dir.clone().or_else(|| std::env::var_os("HADOOP_CONF_DIR").map(Into::into));
-            let place = given.map(|dir| format!(" {}", dir.display())).unwrap_or_default();
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("Hadoop configuration{place}: core-site.xml or hdfs-site.xml is no XML: {why}"),
-            )
-        }
-        other => translate(other, url),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,11 +244,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("core-site.xml"), "<configuration><property>").expect("write");
         let options = HdfsOptions { config_dir: Some(dir.path().into()), ..HdfsOptions::default() };
-        let error = Connection::new("ns1", &options, Duration::from_secs(1)).err().expect("no XML");
+        let error = Connection::new("ns1", false, &options, Duration::from_secs(1)).err().expect("no XML");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.message().contains(&dir.path().display().to_string()), "{error}");
         std::fs::write(dir.path().join("core-site.xml"), "<configuration/>").expect("write");
-        let error = Connection::new("ns1", &options, Duration::from_secs(1)).err().expect("no such service");
+        let error =
+            Connection::new("ns1", false, &options, Duration::from_secs(1)).err().expect("no such service");
         assert!(error.message().contains("HADOOP_CONF_DIR"), "{error}");
     }
 }

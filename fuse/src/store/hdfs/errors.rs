@@ -89,10 +89,16 @@ fn kind(error: &HdfsError) -> ErrorKind {
             ErrorKind::Unavailable
         }
         HdfsError::ChecksumError => ErrorKind::Corrupt,
+        HdfsError::InvalidArgument(why) if why.starts_with("Cannot rename across") => ErrorKind::CrossDevice,
         HdfsError::InvalidPath(_) | HdfsError::InvalidArgument(_) | HdfsError::UrlParseError(_) => {
             ErrorKind::InvalidArgument
         }
         HdfsError::XmlParseError(_) => ErrorKind::InvalidArgument,
+        // The client makes one of `FileAlreadyExists` and `AlreadyBeingCreated`: "Failed to APPEND_FILE …
+        // because this file lease is currently owned by …".
+        HdfsError::AlreadyExists(why) if why.starts_with("Failed to ") && why.contains(" because ") => {
+            ErrorKind::Busy
+        }
         HdfsError::AlreadyExists(_) => ErrorKind::AlreadyExists,
         HdfsError::FileNotFound(_) => ErrorKind::NotFound,
         HdfsError::IsADirectoryError(_) => ErrorKind::IsADirectory,
@@ -161,10 +167,16 @@ fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
         _ if message.contains("could only be written to 0 of") => ErrorKind::NoSpace,
         _ if message.contains("is not a directory") => ErrorKind::NotADirectory,
         _ if message.contains("Pathname too long") => ErrorKind::NameTooLong,
+        _ if message.contains("can't be moved into an encryption zone")
+            || message.contains("can't be moved from an encryption zone")
+            || message.contains("can't be moved from encryption zone") =>
+        {
+            ErrorKind::CrossDevice
+        }
         _ if message.contains("is not sufficiently replicated yet") => ErrorKind::Unavailable,
         _ if message.contains("Access time for hdfs is not configured") => ErrorKind::Unsupported,
         // Of `create`: the limits of the cluster.
-        _ if message.contains("Specified block size is less than")
+        _ if message.contains("Specified block size")
             || message.contains("Requested replication factor of") =>
         {
             ErrorKind::InvalidArgument

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+mod build;
 mod change;
 mod client;
 mod errors;
@@ -48,15 +49,12 @@ pub(super) struct HdfsStore {
 }
 
 impl HdfsStore {
-    pub(super) fn new(
-        authority: &str,
-        root: &StorePath,
-        options: &HdfsOptions,
-        deadline: Duration,
-    ) -> Result<Self> {
-        let url = StoreUrl::Hdfs { authority: authority.into(), path: root.clone() };
-        let connection = Arc::new(Connection::new(authority, options, deadline)?);
-        Ok(Self { url, root: root.clone(), connection, usage: Mutex::new(None) })
+    pub(super) fn new(url: &StoreUrl, options: &HdfsOptions, deadline: Duration) -> Result<Self> {
+        let StoreUrl::Hdfs { authority, view, path } = url else {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("{url}: is not in HDFS")));
+        };
+        let connection = Arc::new(Connection::new(authority, *view, options, deadline)?);
+        Ok(Self { url: url.clone(), root: path.clone(), connection, usage: Mutex::new(None) })
     }
 
     /// Where `path` is in HDFS.

@@ -1,0 +1,234 @@
+//! Settings that change while a mount runs: keys of the configuration, with the same checks.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::Mutex;
+use springhouse_fuse::{
+    cache::Resize,
+    error::{Error, ErrorKind, Result},
+    fs::{FileSystem, FsSettings},
+    memory::{Wishes, divide},
+};
+
+use super::super::api::{Changed, Settings};
+use crate::config::{
+    groups::CacheKeys,
+    keys::{Group, KeySpec},
+    value::{Size, Span, Value},
+};
+
+/// What can be changed, in the order of the documents.
+const TUNABLE: [&str; 5] =
+    ["memory_blocks", "memory_readahead", "memory_pins", "cache_size", "readahead_max"];
+
+/// Any size and any time: the key's own range was checked before.
+type AnySize = Size<0, { u64::MAX }>;
+type AnySpan = Span<0, { u64::MAX }>;
+
+/// What is in force, by key.
+#[derive(Debug)]
+pub(in crate::mount) struct Tuner {
+    now: Mutex<FsSettings>,
+}
+
+impl Tuner {
+    /// After a start with `settings`; the sizes are those that the cache was made with, which may be less
+    /// than was wished.
+    pub(in crate::mount) fn new(fs: &FileSystem) -> Self {
+        let cache = fs.snapshot().cache;
+        let mut now = fs.settings().clone();
+        now.cache_bytes = cache.cache_bytes_max;
+        now.prefetch_bytes = cache.readahead_bytes_max;
+        now.pinned_bytes = cache.pinned_bytes_max;
+        Self { now: Mutex::new(now) }
+    }
+
+    /// Every key that can be changed, with its value; empty: it follows another.
+    pub(in crate::mount) fn settings(&self) -> Settings {
+        values(&self.now.lock())
+    }
+
+    /// Changes what `wanted` names, all or nothing. Gives the old and the new values.
+    pub(in crate::mount) fn change(
+        &self,
+        fs: &FileSystem,
+        wanted: &Settings,
+    ) -> Result<BTreeMap<String, Changed>> {
+        let mut now = self.now.lock();
+        let mut next = now.clone();
+        for (key, text) in wanted {
+            apply(&mut next, &spec(key)?, text)?;
+        }
+        check(&next)?;
+        fs.resize(&Resize {
+            cache_bytes: changed(now.cache_bytes, next.cache_bytes),
+            readahead_bytes: changed(now.prefetch_bytes, next.prefetch_bytes),
+            pinned_bytes: changed(now.pinned_bytes, next.pinned_bytes),
+            readahead_bytes_max: changed(now.readahead_bytes_max, next.readahead_bytes_max),
+            disk_bytes: next.disk.as_ref().map(|disk| disk.bytes_max),
+        });
+        let (old, new) = (values(&now), values(&next));
+        *now = next;
+        let pairs = old.into_iter().zip(new).filter(|((key, _), _)| wanted.contains_key(key));
+        Ok(pairs.map(|((key, old), (_, new))| (key, Changed { old, new })).collect())
+    }
+}
+
+fn changed(old: u64, new: u64) -> Option<u64> {
+    (old != new).then_some(new)
+}
+
+fn spec(key: &str) -> Result<KeySpec> {
+    let all = CacheKeys::specs();
+    let known = all.iter().any(|spec| spec.name == key);
+    match all.into_iter().find(|spec| spec.name == key && TUNABLE.contains(&spec.name)) {
+        Some(spec) => Ok(spec),
+        None => {
+            let why = match known || crate::config::roles::with_key(key).contains(&"mount") {
+                true => "cannot be changed while the mount runs: mount anew with it",
+                false => "is no key",
+            };
+            let message = format!("{key} {why}; what can be changed is {}", TUNABLE.join(", "));
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+    }
+}
+
+fn apply(to: &mut FsSettings, spec: &KeySpec, text: &str) -> Result<()> {
+    let wrong = |what: String| Error::new(ErrorKind::InvalidArgument, what);
+    let lifetime = spec.name.ends_with("_lifetime");
+    if lifetime && text.is_empty() {
+        // As nobody had given it: it follows the freshness.
+        return set_lifetime(to, spec.name, None);
+    }
+    let text = (spec.check)(text)
+        .map_err(|reason| wrong(format!("{}: {text:?} {reason}; give {}", spec.name, spec.allowed)))?;
+    let odd = |reason| wrong(format!("{}: {text} {reason}", spec.name));
+    let size = || AnySize::parse(&text).map(AnySize::bytes).map_err(odd);
+    let span = || AnySpan::parse(&text).map(AnySpan::duration).map_err(odd);
+    match spec.name {
+        "memory_blocks" => to.cache_bytes = size()?,
+        "memory_readahead" => to.prefetch_bytes = size()?,
+        "memory_pins" => to.pinned_bytes = size()?,
+        "readahead_max" => to.readahead_bytes_max = size()?,
+        "freshness" => to.freshness = span()?,
+        "cache_size" => match &mut to.disk {
+            Some(disk) => disk.bytes_max = size()?,
+            None => {
+                let message = "cache_size: this mount has no cache on disk; mount anew with cache_dir";
+                return Err(wrong(message.into()));
+            }
+        },
+        name => return set_lifetime(to, name, Some(span()?)),
+    }
+    Ok(())
+}
+
+fn set_lifetime(to: &mut FsSettings, name: &str, lifetime: Option<Duration>) -> Result<()> {
+    match name {
+        "entry_lifetime" => to.entry_lifetime = lifetime,
+        "attribute_lifetime" => to.attribute_lifetime = lifetime,
+        "negative_lifetime" => to.negative_lifetime = lifetime,
+        _ => {
+            let message = format!("{name} cannot be changed while the mount runs");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the parts fit into the bound of the process, beside what it needs for other things.
+fn check(next: &FsSettings) -> Result<()> {
+    let wishes = Wishes {
+        cache_bytes: next.cache_bytes,
+        pinned_bytes: next.pinned_bytes,
+        readahead_bytes: next.prefetch_bytes,
+        inodes_max: next.inodes_max,
+    };
+    let division = divide(next.memory_bytes, &wishes)?;
+    let sum = |a: u64, b: u64, c: u64| a.saturating_add(b).saturating_add(c);
+    let wished = sum(wishes.cache_bytes, wishes.pinned_bytes, wishes.readahead_bytes);
+    let room = sum(division.cache_bytes, division.pinned_bytes, division.readahead_bytes);
+    // Cut in proportion, each rounded down.
+    if wished > room + 3 {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "memory_blocks, memory_readahead and memory_pins would be {} together, and {} of memory ({}) \
+                 are left for them; make one of them smaller, or mount anew with more memory",
+                shown(wished),
+                shown(room),
+                shown(next.memory_bytes)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn shown(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+fn values(of: &FsSettings) -> Settings {
+    let size = |bytes: u64| AnySize::parse(&bytes.to_string()).map(|size| size.text()).unwrap_or_default();
+    let span = |span: Duration| {
+        AnySpan::parse(&format!("{}ms", span.as_millis())).map(|span| span.text()).unwrap_or_default()
+    };
+    let value = |key: &str| match key {
+        "memory_blocks" => size(of.cache_bytes),
+        "memory_readahead" => size(of.prefetch_bytes),
+        "memory_pins" => size(of.pinned_bytes),
+        "cache_size" => of.disk.as_ref().map(|disk| size(disk.bytes_max)).unwrap_or_default(),
+        "readahead_max" => size(of.readahead_bytes_max),
+        "freshness" => span(of.freshness),
+        "entry_lifetime" => of.entry_lifetime.map(span).unwrap_or_default(),
+        "attribute_lifetime" => of.attribute_lifetime.map(span).unwrap_or_default(),
+        _ => of.negative_lifetime.map(span).unwrap_or_default(),
+    };
+    TUNABLE.iter().map(|key| ((*key).to_owned(), value(key))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use springhouse_fuse::fs::DiskSettings;
+
+    use super::*;
+
+    fn applied(key: &str, text: &str) -> Result<FsSettings> {
+        let mut to = FsSettings::default();
+        apply(&mut to, &spec(key)?, text)?;
+        check(&to)?;
+        Ok(to)
+    }
+
+    #[test]
+    fn keys_are_checked_as_in_a_file() {
+        assert_eq!(applied("memory_blocks", "0").expect("good").cache_bytes, 0);
+        for (key, text, reason) in [
+            ("readahead_max", "1GiB", "too large"),
+            ("cache_size", "1GiB", "mount anew with cache_dir"),
+            ("memory_blocks", "600MiB", "of memory (512.0 MiB) are left"),
+            ("memory", "1GiB", "cannot be changed while the mount runs"),
+            ("read_only", "true", "cannot be changed while the mount runs"),
+            ("nonsense", "1", "is no key; what can be changed is memory_blocks, "),
+        ] {
+            let error = applied(key, text).expect_err(key);
+            assert!(error.message().contains(reason), "{key}={text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_value_can_be_given_back() {
+        let of = FsSettings {
+            disk: Some(DiskSettings { dir: "/c".into(), bytes_max: 77 << 20 }),
+            cache_bytes: 123_456_789,
+            pinned_bytes: 0,
+            ..FsSettings::default()
+        };
+        let mut again = FsSettings { disk: of.disk.clone(), ..FsSettings::default() };
+        for (key, text) in values(&of) {
+            apply(&mut again, &spec(&key).expect("tunable"), &text).expect("its own text");
+        }
+        assert_eq!(again, of);
+    }
+}
