@@ -30,7 +30,7 @@ toolchain:
 
 prepare:
 	$(call step,tools for the tests)
-	@tests/prepare fuse3 java maven sqlite3
+	@tests/prepare fuse3 java maven sqlite3 rsync kdc kadmin kinit pjdfstest fsx duckdb
 
 lint: toolchain
 	$(call step,formatting)

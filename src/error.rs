@@ -172,6 +172,7 @@ fn of_kind(kind: ErrorKind) -> Exit {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnly => Exit::Denied,
         ErrorKind::AlreadyExists
         | ErrorKind::NotEmpty
+        | ErrorKind::Busy
         | ErrorKind::NoSpace
         | ErrorKind::Stale
         | ErrorKind::Corrupt
@@ -194,6 +195,7 @@ fn with_remedy(error: &StoreError) -> String {
         ErrorKind::PermissionDenied => "run as a user who may, or change the permissions",
         ErrorKind::ReadOnly => "make it writable",
         ErrorKind::AlreadyExists | ErrorKind::NotEmpty => "choose another directory",
+        ErrorKind::Busy => "wait until it is closed",
         ErrorKind::NoSpace => "make room",
         ErrorKind::NameTooLong => "use a shorter name",
         ErrorKind::Unsupported => "see docs/CONFIGURATION.md for what is supported",

@@ -94,6 +94,7 @@ fn failure(error: Error) -> StoreFailure {
         | ErrorKind::NameTooLong
         | ErrorKind::InvalidArgument
         | ErrorKind::Unsupported
+        | ErrorKind::Busy
         | ErrorKind::NoSpace
         | ErrorKind::Stale
         | ErrorKind::Corrupt

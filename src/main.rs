@@ -9,13 +9,19 @@ use springhouse::{
 
 fn main() -> ExitCode {
     panics::install();
+    if cli::mount_helper::is_asked() {
+        return cli::mount_helper::run(std::env::args_os().skip(1));
+    }
     let command = cli::parse();
     let name = command.name();
     let outcome = match command {
         Command::Serve(args) => cli::serve::run(args),
         Command::Query(args) => cli::query::run(args),
         Command::Mount(args) => cli::mount::run(args),
+        Command::MountHelper { arguments } => return cli::mount_helper::run(arguments.into_iter()),
         Command::Unmount(args) => cli::unmount::run(args),
+        Command::Mounts(args) => cli::mounts::run(args),
+        Command::Cache(args) => cli::cache::run(args),
         Command::Worker(args) => cli::worker::run(args),
         Command::Gateway(args) => cli::gateway::run(args),
         Command::Config(args) => cli::config::run(args),

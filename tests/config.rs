@@ -53,10 +53,10 @@ fn check_names_every_problem() {
 fn show_names_the_source() {
     let dir = scratch();
     let file = dir.path().join("serve.toml");
-    fs::write(&file, "store = \"file:///from/file\"\ncache_size = \"1GiB\"\nfreshness = \"3s\"\n")
+    fs::write(&file, "store = \"file:///from/file\"\nmemory = \"1GiB\"\nfreshness = \"3s\"\n")
         .expect("a file");
     let mut command = springhouse();
-    command.env("SPRINGHOUSE_CACHE_SIZE", "2GiB").env("SPRINGHOUSE_FRESHNESS", "4s");
+    command.env("SPRINGHOUSE_MEMORY", "2GiB").env("SPRINGHOUSE_FRESHNESS", "4s");
     let output = run(command, &["config", "show", "serve", "--config", &text(&file), "--freshness", "5s"]);
     assert_eq!(output.code, Some(0), "{output:?}");
     let line = |key: &str| {
@@ -65,7 +65,7 @@ fn show_names_the_source() {
     };
     for (key, value, source) in [
         ("store", "file:///from/file", "serve.toml:1"),
-        ("cache_size", "2GiB", "SPRINGHOUSE_CACHE_SIZE"),
+        ("memory", "2GiB", "SPRINGHOUSE_MEMORY"),
         ("freshness", "5s", "--freshness"),
         ("listen", "127.0.0.1:6110", "default"),
     ] {

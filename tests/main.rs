@@ -10,30 +10,42 @@
 use std::process::ExitCode;
 
 mod access;
+mod any_hdfs;
 mod arrows;
 mod bad_input;
 mod catalog;
 mod cli;
 mod cluster_faults;
 mod config;
+mod conformance;
 mod demo_runs;
 mod docs;
 mod harness;
 mod hostile_sql;
 mod load;
+mod mount_cache;
 mod mount_daemon;
 mod mount_ends;
 mod mount_faults;
 mod mount_reads;
+mod mount_writes;
+mod programs;
 mod query;
 mod query_faults;
 mod registry;
 mod selftest;
 mod store_contract;
+mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 19] = [
+const TESTS: [&[registry::Test]; 25] = [
+    mount_cache::TESTS,
+    any_hdfs::TESTS,
+    write_faults::TESTS,
     query_faults::TESTS,
+    mount_writes::TESTS,
+    conformance::TESTS,
+    programs::TESTS,
     mount_faults::TESTS,
     mount_ends::TESTS,
     mount_reads::TESTS,

@@ -32,7 +32,7 @@ const LARGE: usize = 64 << 20;
 /// Deadline given to mounts here, so that tests need not wait for the default.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// No cache and no readahead: every read asks the DataNodes.
-const UNCACHED: [&str; 6] = ["--store-deadline", "4s", "--cache-size", "0", "--readahead-max", "0"];
+const UNCACHED: [&str; 6] = ["--store-deadline", "4s", "--memory-blocks", "0", "--readahead-max", "0"];
 /// What a reader may take beyond the deadline: the kernel splits a read, and machines are busy.
 const SLACK: Duration = Duration::from_secs(6);
 
@@ -105,7 +105,7 @@ fn both_datanodes_stopped() {
 fn namenode_restarted() {
     let hdfs = Arc::new(Hdfs::own());
     let (dir, bytes) = large_file(&hdfs);
-    let mount = Mount::with(&dir.url(), &["--store-deadline", "4s", "--cache-size", "0"]);
+    let mount = Mount::with(&dir.url(), &["--store-deadline", "4s", "--memory-blocks", "0"]);
     let file = File::open(mount.file("large")).expect("it opens");
     let mut page = vec![0; 1 << 20];
     // The client asks the NameNode for its defaults once, before its first connection to a DataNode.

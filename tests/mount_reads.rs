@@ -44,7 +44,7 @@ fn random_reads_equal_the_store() {
         dir.put_in_blocks(&format!("f{i}"), bytes.clone(), block_size);
     }
     // Too small a cache to hold the files: blocks come and go meanwhile.
-    let mount = Mount::with(&dir.url(), &["--cache-size", "1MiB"]);
+    let mount = Mount::with(&dir.url(), &["--memory-blocks", "1MiB"]);
     let files: Vec<File> =
         (0..model.len()).map(|i| File::open(mount.file(format!("f{i}"))).expect("it opens")).collect();
 

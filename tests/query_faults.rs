@@ -25,7 +25,7 @@ tests! {
 }
 
 /// Nothing is read twice from a cache of ours; the kernel's has what SQLite has read.
-const UNCACHED: [&str; 4] = ["--cache-size", "0", "--readahead-max", "0"];
+const UNCACHED: [&str; 4] = ["--memory-blocks", "0", "--readahead-max", "0"];
 /// Rows of a segment of which the sockets between SQLite and a client hold a part only.
 const MANY: u64 = 250_000;
 const FEW: u64 = 20_000;

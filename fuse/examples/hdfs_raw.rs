@@ -1,4 +1,7 @@
-//! Reads one file with `hdfs-native` alone: the baseline that the mount is measured against.
+//! Reads or writes one file with `hdfs-native` alone: the baseline that the mount is measured against.
+//!
+//! `hdfs_raw --write FILE hdfs://HOST:PORT/path` writes a local file, in pieces of 4 MiB; the time is
+//! that of create, writes and close.
 //!
 //! `hdfs_raw hdfs://HOST:PORT/path [UNIT]` reads the file from start to end by one `read_range` of UNIT
 //! bytes (default 4 MiB) after the other, and prints one line of JSON. The time is that of open and
@@ -9,7 +12,7 @@
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
-use hdfs_native::ClientBuilder;
+use hdfs_native::{Client, ClientBuilder, WriteOptions};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -25,8 +28,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let usage = "usage: hdfs_raw hdfs://HOST:PORT/path [UNIT_BYTES]";
+    let mut arguments = std::env::args().skip(1).peekable();
+    let usage = "usage: hdfs_raw [--write FILE] hdfs://HOST:PORT/path [UNIT_BYTES]";
+    let source = arguments.next_if(|word| word == "--write").and_then(|_| arguments.next());
     let url = arguments.next().ok_or(usage)?;
     let unit: usize = arguments.next().map_or(Ok(4 << 20), |text| text.parse())?;
     if unit == 0 {
@@ -36,6 +40,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let path_at = url.strip_prefix("hdfs://").and_then(|rest| rest.find('/')).ok_or(usage)?;
     let (authority, path) = url.split_at("hdfs://".len() + path_at);
     let client = ClientBuilder::new().with_url(authority).build()?;
+    if let Some(source) = source {
+        return write(&client, &source, path, unit).await;
+    }
     let mut counted = Duration::ZERO;
     let mut hash = Xxh3::new();
 
@@ -53,5 +60,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
     let seconds = counted.as_secs_f64();
     println!(r#"{{"seconds": {seconds:.6}, "bytes": {at}, "xxh3": "{:032x}"}}"#, hash.digest128());
+    Ok(())
+}
+
+async fn write(client: &Client, source: &str, path: &str, unit: usize) -> Result<(), Box<dyn Error>> {
+    let bytes = bytes::Bytes::from(std::fs::read(source)?);
+    let start = Instant::now();
+    let mut writer = client.create(path, WriteOptions::default().overwrite(true)).await?;
+    for at in (0..bytes.len()).step_by(unit) {
+        writer.write_bytes(bytes.slice(at..bytes.len().min(at + unit))).await?;
+    }
+    writer.close().await?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!(r#"{{"seconds": {seconds:.6}, "bytes": {}}}"#, bytes.len());
     Ok(())
 }

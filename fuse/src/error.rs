@@ -6,8 +6,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What the caller has to do about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// Nothing has that name. `ENOENT`.
     NotFound,
@@ -29,6 +32,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The store or its client cannot do this at all. `EOPNOTSUPP`.
     Unsupported,
+    /// Somebody else is writing the file, or has taken over writing it. `EBUSY`.
+    Busy,
     /// Disk or quota is full. `ENOSPC`.
     NoSpace,
     /// The file was replaced: this generation is gone; open it again. `ESTALE`.
@@ -59,6 +64,7 @@ impl ErrorKind {
             Self::NameTooLong => libc::ENAMETOOLONG,
             Self::InvalidArgument => libc::EINVAL,
             Self::Unsupported => libc::EOPNOTSUPP,
+            Self::Busy => libc::EBUSY,
             Self::NoSpace => libc::ENOSPC,
             Self::Stale => libc::ESTALE,
             Self::TimedOut | Self::Unavailable => libc::ETIMEDOUT,
@@ -137,6 +143,7 @@ impl Error {
                 Io::ReadOnlyFilesystem => ErrorKind::ReadOnly,
                 Io::StorageFull | Io::QuotaExceeded => ErrorKind::NoSpace,
                 Io::InvalidInput => ErrorKind::InvalidArgument,
+                Io::ResourceBusy => ErrorKind::Busy,
                 Io::TimedOut => ErrorKind::TimedOut,
                 Io::Unsupported => ErrorKind::Unsupported,
                 _ => ErrorKind::Other,

@@ -32,7 +32,7 @@ enum What {
     /// Print the configuration in force as TOML, with the source of each value
     ///
     /// Takes the same flags, environment variables and file as the role itself, and starts nothing.
-    #[command(after_help = "Example:\n  springhouse config show serve --config serve.toml --cache-size 1GiB")]
+    #[command(after_help = "Example:\n  springhouse config show serve --config serve.toml --memory 1GiB")]
     Show {
         #[command(subcommand)]
         role: Show,

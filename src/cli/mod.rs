@@ -13,9 +13,13 @@ use crate::{
     error::{Exit, Failure},
 };
 
+pub mod cache;
+mod columns;
 pub mod config;
 pub mod gateway;
 pub mod mount;
+pub mod mount_helper;
+pub mod mounts;
 pub mod query;
 pub mod serve;
 mod table;
@@ -49,10 +53,21 @@ pub enum Command {
     Serve(serve::Args),
     /// Ask a segment, and print the rows
     Query(query::Args),
-    /// Mount a store as a read-only directory
+    /// Mount a store as a directory
     Mount(mount::Args),
+    /// What /sbin/mount.springhouse is: mount for /etc/fstab
+    #[command(hide = true, disable_help_flag = true)]
+    MountHelper {
+        /// As mount(8) gives them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Unmount what `springhouse mount` mounted
     Unmount(unmount::Args),
+    /// List this host's mounts, and how they are
+    Mounts(mounts::Args),
+    /// See, tune, warm and empty the cache of a running mount
+    Cache(cache::Args),
     /// Run a worker, which answers queries for a gateway
     Worker(worker::Args),
     /// Run the gateway, which knows segments and workers
@@ -70,7 +85,10 @@ impl Command {
             Self::Serve(_) => "serve",
             Self::Query(_) => "query",
             Self::Mount(_) => "mount",
+            Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",
+            Self::Mounts(_) => "mounts",
+            Self::Cache(_) => "cache",
             Self::Worker(_) => "worker",
             Self::Gateway(_) => "gateway",
             Self::Config(_) => "config",

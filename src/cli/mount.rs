@@ -78,8 +78,8 @@ fn flags(args: Args) -> (Flags<roles::Mount>, Option<i32>) {
     (flags, ready_fd)
 }
 
-fn made(config: &roles::Mount, ready_fd: Option<i32>) -> MountSettings {
-    MountSettings { ready_fd, ..config.point.mount(&config.store, &config.cache) }
+pub(super) fn made(config: &roles::Mount, ready_fd: Option<i32>) -> MountSettings {
+    MountSettings { ready_fd, ..config.point.mount(&config.store, &config.writes, &config.cache) }
 }
 
 #[cfg(test)]
@@ -87,6 +87,10 @@ mod tests {
     use std::time::Duration;
 
     use clap::{Args as _, FromArgMatches};
+    use springhouse_fuse::{
+        fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings},
+        store::HdfsOptions,
+    };
 
     use super::*;
 
@@ -96,12 +100,39 @@ mod tests {
         let store = "hdfs://nn:9000/a b/ü".parse().expect("a store");
         let plain = MountSettings::new(store, "/mnt/with space");
         let full = MountSettings {
-            deadline: Duration::from_millis(2500),
-            freshness: Duration::ZERO,
-            cache_bytes: 0,
-            block_bytes: 4096,
-            readahead_bytes_max: 12345,
-            prefetch_bytes: 67890,
+            hdfs: HdfsOptions {
+                config_dir: Some("/etc/hadoop conf".into()),
+                user: Some("etl".into()),
+                ..HdfsOptions::default()
+            },
+            noexec: true,
+            added_latency: Duration::from_millis(10),
+            fs: FsSettings {
+                deadline: Duration::from_millis(2500),
+                freshness: Duration::ZERO,
+                memory_bytes: 100 << 20,
+                cache_bytes: 0,
+                pinned_bytes: 4097,
+                prefetch_bytes: 67890,
+                disk: Some(DiskSettings { dir: "/var/cache/a b".into(), bytes_max: 17 << 20 }),
+                sqlite: false,
+                writes: WriteSettings {
+                    read_only: true,
+                    mode: WriteMode::Staged,
+                    staging_dir: Some("/var/stage".into()),
+                    staging_bytes_max: 3 << 20,
+                    umask: 0o27,
+                    replication: Some(2),
+                    block_size: Some(1 << 20),
+                },
+                identity: Identity::Caller,
+                entry_lifetime: Some(Duration::from_secs(5)),
+                attribute_lifetime: Some(Duration::from_secs(6)),
+                negative_lifetime: Some(Duration::ZERO),
+                block_bytes: 4096,
+                readahead_bytes_max: 12345,
+                ..plain.fs.clone()
+            },
             threads: 3,
             allow_other: Some(false),
             allow_nonempty: true,

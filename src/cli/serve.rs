@@ -10,7 +10,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     springhouse serve --store file:///srv/segments\n  \
-    springhouse serve --store hdfs://namenode:9000/segments --cache-size 2GiB\n  \
+    springhouse serve --store hdfs://namenode:9000/segments --memory 2GiB\n  \
     springhouse serve --config serve.toml\n\n\
     Then ask: springhouse query SEGMENT 'SELECT …', or POST /v1/segments/SEGMENT/query (docs/HTTP.md).")]
 pub struct Args {

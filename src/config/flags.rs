@@ -21,6 +21,11 @@ pub struct Flags<R> {
 }
 
 impl<R: Role> Flags<R> {
+    /// No flags, and perhaps a file.
+    pub fn none(config: Option<PathBuf>) -> Self {
+        Self { config, given: Vec::new(), role: PhantomData }
+    }
+
     /// The positional `argument` (as in `<URL>`) as the value of `key`.
     pub fn give(&mut self, key: &'static str, text: Option<String>, argument: &str) {
         self.given.extend(text.map(|text| Given { key, text, source: Source::Flag(argument.to_owned()) }));
@@ -68,6 +73,7 @@ fn argument<R: Role>(spec: &KeySpec, title: &'static str) -> Arg {
         .long(spec.long())
         .value_name(spec.placeholder)
         .help_heading(title)
+        .hide(spec.hidden)
         .hide_short_help(!R::MAIN.contains(&spec.name))
         .help(format!("{}{default}", spec.summary().trim_end_matches('.')))
         .long_help(format!("{long}\nGive {}.{default} [env: {}]", spec.allowed, spec.env()));

@@ -3,13 +3,16 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use springhouse_fuse::store::StoreUrl;
+use springhouse_fuse::{
+    fs::{Identity, WriteMode},
+    store::StoreUrl,
+};
 
 use super::{
     keys::keys,
     value::{
-        Block, Count, HOUR, HttpUrl, KIB, MIB, MINUTE, SECOND, Secret, Size, Span, TIB, Value, WorkerName,
-        words,
+        Block, Count, GIB, HOUR, Hidden, HttpUrl, KIB, MIB, MINUTE, Octal, SECOND, Secret, Size, Span, TIB,
+        UserName, Value, WorkerName, words,
     },
 };
 use crate::{logging::LogFilter, worker::Access};
@@ -31,6 +34,20 @@ words! {
         Json = "json",
     }
 }
+
+words! {
+    /// Whether something is done.
+    pub enum OnOff {
+        /// It is.
+        On = "on",
+        /// It is not.
+        Off = "off",
+    }
+}
+
+words! { impl WriteMode { Stream = "stream", Staged = "staged", } }
+
+words! { impl Identity { Caller = "caller", Fixed = "fixed", } }
 
 impl Value for Access {
     const PLACEHOLDER: &'static str = "auto|fuse|direct";
@@ -58,14 +75,24 @@ keys! {
         /// URL of the store that holds the segments.
         ///
         /// A local directory is file:///path; HDFS is hdfs://HOST:PORT/path, or hdfs://NAMESERVICE/path
-        /// with the name service from the Hadoop configuration that HADOOP_CONF_DIR names. HDFS calls are
-        /// made as the user that HADOOP_USER_NAME names, else as the user of the process.
+        /// with the name service from Hadoop's configuration, see `hadoop_conf`.
         store: StoreUrl,
         /// Longest time that one call to the store may take, retries included.
         ///
         /// A read that takes longer fails with ETIMEDOUT; nothing ever hangs. Raise it for a store that is
         /// slow when it is well; lower it where a fast failure is worth more than a late answer.
         store_deadline: Span<{ SECOND / 10 }, { 10 * MINUTE }> = "10s",
+        /// Directory of core-site.xml and hdfs-site.xml.
+        ///
+        /// Unset: what HADOOP_CONF_DIR names, then etc/hadoop in what HADOOP_HOME names. It says where the
+        /// NameNodes of a name service are, and what ViewFS mounts.
+        hadoop_conf: Option<PathBuf>,
+        /// User to act as in HDFS, where it does not ask for Kerberos.
+        ///
+        /// Unset: the one that HADOOP_USER_NAME names, else the user of the process.
+        hadoop_user: Option<UserName>,
+        /// Added to every call to the store, as distance would.
+        added_latency: Hidden<Span<0, MINUTE>> = "0s",
     }
 }
 
@@ -78,14 +105,16 @@ keys! {
         /// Whether other users than the one who mounts may use the mount.
         ///
         /// Unset: only if root mounts. An ordinary user needs `user_allow_other` in /etc/fuse.conf for it.
-        /// Permissions of files are not checked here: whoever may use the mount reads what its owner may
-        /// read in the store.
+        /// What each of them may do there is a matter of `identity`.
         allow_other: Option<bool>,
         /// Mount over a directory that has entries; they are hidden meanwhile.
         allow_nonempty: bool = "false",
+        /// Run no program that lies in the mount.
+        noexec: bool = "false",
         /// Socket on which the daemon answers questions about itself.
         ///
-        /// Unset: a path derived from the mount point, where `springhouse unmount` finds it.
+        /// Unset: a path derived from the mount point. If it is another, a link to it lies there, so that
+        /// `springhouse cache` finds it.
         control_socket: Option<PathBuf>,
         /// Address where the daemon serves /metrics and /livez.
         ///
@@ -99,15 +128,74 @@ keys! {
 }
 
 keys! {
+    "Changes"
+    /// What may be changed through the mount, as whom, and how.
+    pub struct WriteKeys {
+        /// Refuse every change with EROFS.
+        read_only: bool = "false",
+        /// As whom the store is asked: as the user whose process asks, or always as the daemon's.
+        ///
+        /// With caller the store decides by the user's name and groups, as for any of its clients. With
+        /// fixed whoever may use the mount may do what the daemon's user may. Unset: caller if other users
+        /// may use the mount, else fixed.
+        identity: Option<Identity>,
+        /// How files are written: straight to the store, or on a local disk first.
+        ///
+        /// stream takes what is written in order, which is what copies and archives do, in bounded memory.
+        /// staged takes any pattern, in `staging_dir`, and sends the file at close or fsync, which report
+        /// what went wrong.
+        write_mode: WriteMode = "stream",
+        /// Directory on a local disk for files that are being written in mode staged.
+        ///
+        /// What a crash leaves in it is taken up at the next start. It needs the room of all files that are
+        /// open for writing at once.
+        staging_dir: Option<PathBuf>,
+        /// Most bytes in `staging_dir`; a write beyond ends in ENOSPC.
+        staging_size: Size<{ MIB }, { 1 << 60 }> = "10GiB",
+        /// Permission bits taken from everything that is created, on top of the caller's own umask.
+        umask: Octal<0o777> = "000",
+        /// Copies that HDFS keeps of a new file.
+        ///
+        /// Unset: what its configuration says.
+        replication: Option<Count<1, 512>>,
+        /// HDFS block size of a new file: a multiple of 512 bytes.
+        ///
+        /// Unset: what its configuration says. The NameNode refuses less than its minimum, usually 1 MiB.
+        hdfs_block_size: Option<Size<{ 4 * KIB }, { 64 * GIB }>>,
+    }
+}
+
+keys! {
     "Cache of the mount"
     /// Memory and freshness of the mount daemon.
     pub struct CacheKeys {
-        /// Memory for blocks of segments that were read.
+        /// Memory for everything that the mount daemon holds.
         ///
-        /// The most useful thing to raise: as much as the host can spare, at most the size of what is read
-        /// again and again. The kernel's page cache comes on top and gives way under pressure. 0 switches
-        /// the cache off.
-        cache_size: Size<0, { 16 * TIB }> = "256MiB",
+        /// Cached blocks, what is read ahead, reads and writes under way, names. The most useful thing to
+        /// raise: `springhouse cache advise` says what more would save. The kernel's page cache comes on
+        /// top and gives way under pressure.
+        memory: Size<{ 16 * MIB }, { 16 * TIB }> = "512MiB",
+        /// Part of the memory for blocks that were read; 0 keeps none.
+        ///
+        /// Unset: half of it.
+        memory_blocks: Option<Size<0, { 16 * TIB }>>,
+        /// Part of the memory for bytes read ahead, all readers together.
+        ///
+        /// Unset: a quarter of it.
+        memory_readahead: Option<Size<0, { 16 * TIB }>>,
+        /// Part of the memory for interior pages of databases, which nothing pushes out.
+        ///
+        /// Unset: an eighth of it.
+        memory_pins: Option<Size<0, { 16 * TIB }>>,
+        /// Directory on a local disk for blocks that outlive the daemon.
+        ///
+        /// Made if it is missing. Several mounts and workers of one user may name the same, and share what
+        /// lies there. Unset: nothing is kept on disk.
+        cache_dir: Option<PathBuf>,
+        /// Room in `cache_dir`, all that name it together.
+        ///
+        /// Unset: 10GiB. The disk may be fuller than that: a full one costs the cache, never a read.
+        cache_size: Option<Size<{ 16 * MIB }, { 1 << 60 }>>,
         /// What the cache keeps or drops as one: a power of two.
         ///
         /// Smaller suits scattered lookups (less is fetched and kept in vain), larger suits scans.
@@ -116,15 +204,28 @@ keys! {
         ///
         /// Raise it on a network with long latency and much bandwidth. 0 switches reading ahead off.
         readahead_max: Size<0, { 256 * MIB }> = "8MiB",
-        /// Memory for bytes read ahead, all readers together.
+        /// Whether SQLite databases are recognised, and their pages fetched before they are asked for.
         ///
-        /// The daemon's data takes at most cache_size and this.
-        readahead_memory: Size<0, { TIB }> = "128MiB",
+        /// off reads them like any other file.
+        sqlite: OnOff = "on",
         /// How old an answer about names, lengths and generations may be.
         ///
         /// A file that was replaced in the store is seen to be so after at most this time. 0 asks the store
         /// each time, which costs a round trip for every open.
         freshness: Span<0, { HOUR }> = "1s",
+        /// How long the kernel may keep what a name leads to without asking.
+        ///
+        /// Unset: freshness. Longer makes a path that was used before cheaper, and shows a file that was
+        /// replaced in the store later: the promise of freshness is then this.
+        entry_lifetime: Option<Span<0, { HOUR }>>,
+        /// How long the kernel may keep lengths, times and permissions without asking.
+        ///
+        /// Unset: freshness.
+        attribute_lifetime: Option<Span<0, { HOUR }>>,
+        /// How long the kernel may keep that a name does not exist.
+        ///
+        /// Unset: freshness. 0 asks each time.
+        negative_lifetime: Option<Span<0, { HOUR }>>,
         /// Threads that take requests from the kernel.
         ///
         /// They only hand requests on; more than 4 rarely help.

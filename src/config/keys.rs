@@ -28,6 +28,8 @@ pub struct KeySpec {
     pub switch: bool,
     /// Whether it is never printed.
     pub secret: bool,
+    /// Whether help, samples and documents leave it out.
+    pub hidden: bool,
     /// The value's canonical text, or what is wrong with it.
     pub check: fn(&str) -> Result<String, String>,
 }
@@ -49,6 +51,7 @@ impl KeySpec {
             bare: T::BARE,
             switch: T::SWITCH,
             secret: T::SECRET,
+            hidden: T::HIDDEN,
             check: |text| T::parse(text).map(|value| value.text()),
         }
     }

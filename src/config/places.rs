@@ -133,6 +133,34 @@ impl Value for WorkerName {
     }
 }
 
+/// A user as a store names one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserName(String);
+
+impl UserName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for UserName {
+    const PLACEHOLDER: &'static str = "USER";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.len() {
+            1..=255 if !text.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(Self(text.into())),
+            _ => Err("is no user's name".into()),
+        }
+    }
+    fn text(&self) -> String {
+        self.0.clone()
+    }
+    fn allowed() -> String {
+        "a name of 1 to 255 bytes without blanks".into()
+    }
+}
+
 /// Something that is compared and sent, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

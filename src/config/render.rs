@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     keys::{KeySpec, Role},
-    resolve::Resolved,
+    resolve::{Resolved, Source},
     roles::for_each_role,
 };
 
@@ -13,7 +13,7 @@ pub fn show<R: Role>(resolved: &Resolved) -> String {
     let mut out = String::new();
     for (title, specs) in R::groups() {
         let _ = writeln!(out, "{}# {title}", if out.is_empty() { "" } else { "\n" });
-        for spec in &specs {
+        for spec in specs.iter().filter(|spec| shown(spec, resolved)) {
             let _ = match resolved.lookup(spec.name) {
                 Some((_, source)) if spec.secret => writeln!(out, "# {} = <set>  # {source}", spec.name),
                 Some((text, source)) => {
@@ -24,6 +24,11 @@ pub fn show<R: Role>(resolved: &Resolved) -> String {
         }
     }
     out
+}
+
+/// A hidden key only shows where somebody set it.
+fn shown(spec: &KeySpec, resolved: &Resolved) -> bool {
+    !spec.hidden || resolved.lookup(spec.name).is_some_and(|(_, source)| *source != Source::Default)
 }
 
 /// Widest line of a sample.
@@ -49,7 +54,7 @@ pub fn sample<R: Role>() -> String {
     );
     for (title, specs) in R::groups() {
         let _ = writeln!(out, "\n# ----- {title} -----");
-        for spec in &specs {
+        for spec in specs.iter().filter(|spec| !spec.hidden) {
             out.push('\n');
             comment(&mut out, spec.summary());
             comment(&mut out, &paragraph(spec));
@@ -82,6 +87,19 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "query_threads" => "8",
         "worker_name" => "cold-1",
         "mounted_at" => "/mnt/segments",
+        "hadoop_user" => "etl",
+        "hadoop_conf" => "/etc/hadoop/conf",
+        "memory_blocks" => "256MiB",
+        "memory_readahead" => "128MiB",
+        "memory_pins" => "64MiB",
+        "cache_dir" => "/var/cache/springhouse",
+        "cache_size" => "10GiB",
+        "entry_lifetime" | "attribute_lifetime" => "10s",
+        "negative_lifetime" => "1s",
+        "staging_dir" => "/var/lib/springhouse/staging",
+        "identity" => "fixed",
+        "replication" => "3",
+        "hdfs_block_size" => "128MiB",
         _ => "",
     }
 }
@@ -91,7 +109,7 @@ pub fn tables<R: Role>() -> String {
     let mut out = format!("### {}\n\n{}\n", R::NAME, R::ABOUT);
     for (title, specs) in R::groups() {
         let _ = write!(out, "\n**{title}**\n\n| key | default | what it is | value |\n|---|---|---|---|\n");
-        for spec in &specs {
+        for spec in specs.iter().filter(|spec| !spec.hidden) {
             let default = match spec.default {
                 Some(default) => format!("`{}`", spec.toml(default)),
                 None if spec.required => "must be given".into(),

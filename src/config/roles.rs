@@ -3,19 +3,22 @@
 use super::{
     groups::{
         CacheKeys, EngineKeys, GatewayKeys, LogKeys, MountPointKeys, SecretKeys, StoreKeys, WorkerKeys,
-        WorkerNetKeys,
+        WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
 };
 
 role! {
-    "mount", "The mount daemon: a store as a read-only directory.", [store, mount_point, cache_size]
+    "mount", "The mount daemon: a store as a directory.",
+    [store, mount_point, read_only, memory, cache_dir, cache_size]
     /// `springhouse mount`.
     pub struct Mount {
         /// Which store.
         store: StoreKeys,
         /// Where it appears.
         point: MountPointKeys,
+        /// What may be changed.
+        writes: WriteKeys,
         /// Memory and freshness.
         cache: CacheKeys,
         /// Logging.
@@ -25,7 +28,7 @@ role! {
 
 role! {
     "worker", "A worker: answers queries over the segments of a store.",
-    [store, tier, access, gateway, listen, advertise, cache_size]
+    [store, tier, access, gateway, listen, advertise, memory, cache_dir, cache_size]
     /// `springhouse worker`.
     pub struct Worker {
         /// Which store.
@@ -63,7 +66,7 @@ role! {
 
 role! {
     "serve", "Gateway and cold worker in one process: all that one host needs.",
-    [store, listen, data, access, cache_size]
+    [store, listen, data, access, memory, cache_dir, cache_size]
     /// `springhouse serve`.
     pub struct Serve {
         /// Which store.

@@ -6,13 +6,20 @@ use std::{
     time::Duration,
 };
 
-use springhouse_fuse::store::{StoreOptions, StoreUrl};
+use springhouse_fuse::{
+    fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings},
+    mount::is_root,
+    store::{HdfsOptions, StoreOptions, StoreUrl},
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    groups::{CacheKeys, EngineKeys, GatewayKeys, MountPointKeys, SecretKeys, StoreKeys, WorkerKeys},
+    groups::{
+        CacheKeys, EngineKeys, GatewayKeys, MountPointKeys, OnOff, SecretKeys, StoreKeys, WorkerKeys,
+        WriteKeys,
+    },
     resolve::Problem,
-    value::{Secret, Value as _, WorkerName},
+    value::{GIB, Secret, Value as _, WorkerName},
 };
 use crate::{
     mount::MountSettings,
@@ -23,37 +30,167 @@ use crate::{
 impl StoreKeys {
     /// How the store is opened.
     pub fn options(&self) -> StoreOptions {
-        StoreOptions { deadline: self.store_deadline.duration(), ..StoreOptions::default() }
+        StoreOptions {
+            deadline: self.store_deadline.duration(),
+            hdfs: self.hdfs(),
+            added_latency: self.added_latency.0.duration(),
+            ..StoreOptions::default()
+        }
     }
 }
 
+impl StoreKeys {
+    /// What only HDFS needs.
+    fn hdfs(&self) -> HdfsOptions {
+        HdfsOptions {
+            config_dir: self.hadoop_conf.clone(),
+            user: self.hadoop_user.as_ref().map(|user| user.as_str().to_owned()),
+            ..HdfsOptions::default()
+        }
+    }
+}
+
+impl From<bool> for OnOff {
+    fn from(on: bool) -> Self {
+        if on { Self::On } else { Self::Off }
+    }
+}
+
+/// Room on disk where a cache directory is named without a size.
+const CACHE_SIZE_DEFAULT: u64 = 10 * GIB;
+
 impl CacheKeys {
-    /// A mount of `store` at `dir`, for whoever mounts alone.
-    pub fn mount(&self, store: &StoreKeys, dir: impl Into<PathBuf>) -> MountSettings {
-        MountSettings {
+    /// See [`super::keys::Group::check`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.cache_dir.is_none() && self.cache_size.is_some() {
+            return Err(Problem(
+                "cache_size is room on disk, and there is no cache_dir; name a directory with cache_dir, or \
+                 give the cache more memory with `memory`"
+                    .into(),
+            ));
+        }
+        let parts = [self.memory_blocks, self.memory_readahead, self.memory_pins];
+        let total: u64 = parts.iter().flatten().map(|part| part.bytes()).sum();
+        if total > self.memory.bytes() {
+            return Err(Problem(format!(
+                "memory_blocks, memory_readahead and memory_pins are together more than memory ({}); raise \
+                 memory, or leave some of them out",
+                self.memory.text()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Where blocks are kept across restarts.
+    fn disk(&self) -> Option<DiskSettings> {
+        self.cache_dir.clone().map(|dir| DiskSettings {
+            dir,
+            bytes_max: self.cache_size.map_or(CACHE_SIZE_DEFAULT, |size| size.bytes()),
+        })
+    }
+
+    /// What the keys say of the file system; changes are not theirs.
+    fn fs(&self, store: &StoreKeys) -> FsSettings {
+        let parts = [self.memory_blocks, self.memory_readahead, self.memory_pins];
+        let [blocks, readahead, pins] =
+            divide(self.memory.bytes(), parts.map(|part| part.map(|p| p.bytes())));
+        FsSettings {
             deadline: store.store_deadline.duration(),
             freshness: self.freshness.duration(),
-            cache_bytes: self.cache_size.bytes(),
-            block_bytes: self.cache_block.bytes(),
+            entry_lifetime: self.entry_lifetime.map(|span| span.duration()),
+            attribute_lifetime: self.attribute_lifetime.map(|span| span.duration()),
+            negative_lifetime: self.negative_lifetime.map(|span| span.duration()),
+            memory_bytes: self.memory.bytes(),
+            cache_bytes: blocks,
+            prefetch_bytes: readahead,
+            pinned_bytes: pins,
+            disk: self.disk(),
+            sqlite: self.sqlite == OnOff::On,
+            block_bytes: self.cache_block.bytes() as u32,
             readahead_bytes_max: self.readahead_max.bytes(),
-            prefetch_bytes: self.readahead_memory.bytes(),
+            ..FsSettings::default()
+        }
+    }
+
+    /// A mount of `store` at `dir` for reading, for whoever mounts alone: what a worker starts.
+    pub fn mount(&self, store: &StoreKeys, dir: impl Into<PathBuf>) -> MountSettings {
+        let mut settings = MountSettings {
+            fs: self.fs(store),
+            hdfs: store.hdfs(),
+            added_latency: store.added_latency.0.duration(),
             threads: self.fuse_threads.as_usize(),
             ..MountSettings::new(store.store.clone(), dir)
+        };
+        settings.fs.writes.read_only = true;
+        settings
+    }
+}
+
+/// Blocks, readahead and pins as shares of `memory`: what is given as it is, the others of what is left in
+/// the proportion 4 : 2 : 1, with 1 more for all that is none of them.
+fn divide(memory: u64, given: [Option<u64>; 3]) -> [u64; 3] {
+    const SHARES: [u64; 3] = [4, 2, 1];
+    let rest = memory.saturating_sub(given.iter().flatten().sum());
+    let open: u64 =
+        1 + SHARES.iter().zip(given).filter(|(_, given)| given.is_none()).map(|(s, _)| s).sum::<u64>();
+    let mut parts = [0; 3];
+    for ((part, share), given) in parts.iter_mut().zip(SHARES).zip(given) {
+        *part = given.unwrap_or(rest / open * share);
+    }
+    parts
+}
+
+impl WriteKeys {
+    /// See [`super::keys::Group::check`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.write_mode == WriteMode::Staged && self.staging_dir.is_none() && !self.read_only {
+            return Err(Problem(
+                "write_mode is staged, and there is no place for what is written; name a directory on a \
+                 local disk with staging_dir"
+                    .into(),
+            ));
+        }
+        if let Some(size) = self.hdfs_block_size
+            && !size.bytes().is_multiple_of(512)
+        {
+            return Err(Problem(format!(
+                "hdfs_block_size {} is no multiple of 512 bytes, which HDFS asks for; give one, such as 128MiB",
+                size.text()
+            )));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> WriteSettings {
+        WriteSettings {
+            read_only: self.read_only,
+            mode: self.write_mode,
+            staging_dir: self.staging_dir.clone(),
+            staging_bytes_max: self.staging_size.bytes(),
+            umask: self.umask.bits(),
+            replication: self.replication.map(|copies| copies.as_u32()),
+            block_size: self.hdfs_block_size.map(|size| size.bytes()),
         }
     }
 }
 
 impl MountPointKeys {
     /// The mount that the mount role was told of.
-    pub fn mount(&self, store: &StoreKeys, cache: &CacheKeys) -> MountSettings {
-        MountSettings {
+    pub fn mount(&self, store: &StoreKeys, writes: &WriteKeys, cache: &CacheKeys) -> MountSettings {
+        let mut settings = MountSettings {
             allow_other: self.allow_other,
             allow_nonempty: self.allow_nonempty,
+            noexec: self.noexec,
             control_socket: self.control_socket.clone(),
             metrics_listen: self.metrics_listen,
             log_file: self.log_file.clone(),
             ..cache.mount(store, &self.mount_point)
-        }
+        };
+        settings.fs.writes = writes.settings();
+        settings.fs.identity = writes.identity.unwrap_or_else(|| {
+            if self.allow_other.unwrap_or_else(is_root) { Identity::Caller } else { Identity::Fixed }
+        });
+        settings
     }
 }
 

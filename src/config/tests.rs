@@ -8,6 +8,10 @@ use std::{
 
 use clap::{Args as _, FromArgMatches as _};
 use proptest::prelude::*;
+use springhouse_fuse::{
+    fs::{DiskSettings, Identity},
+    mount::is_root,
+};
 use springhouse_gateway::Settings as GatewaySettings;
 
 use super::{
@@ -45,20 +49,20 @@ fn source_of<'a>(resolved: &'a Resolved, key: &str) -> &'a Source {
 
 #[test]
 fn each_layer_overrides_the_one_below_and_is_named() {
-    let (_dir, path) = file("store = \"file:///from-file\"\n\ncache_size = \"1GiB\"\nrows_max = 7\n");
+    let (_dir, path) = file("store = \"file:///from-file\"\n\nmemory = \"1GiB\"\nrows_max = 7\n");
     let inputs = Inputs {
         file: Some(path.clone()),
-        environment: environment(&[("SPRINGHOUSE_CACHE_SIZE", "2GiB"), ("SPRINGHOUSE_LISTEN", "0.0.0.0:1")]),
+        environment: environment(&[("SPRINGHOUSE_MEMORY", "2GiB"), ("SPRINGHOUSE_LISTEN", "0.0.0.0:1")]),
         flags: vec![flag("listen", "127.0.0.1:2")],
     };
     let (serve, resolved) = resolve::<Serve>(&inputs).expect("a good configuration");
     assert_eq!(serve.store.store.to_string(), "file:///from-file");
-    assert_eq!(serve.cache.cache_size.bytes(), 2 << 30);
+    assert_eq!(serve.cache.memory.bytes(), 2 << 30);
     assert_eq!(serve.engine.rows_max.get(), 7);
     assert_eq!(serve.gateway.listen.to_string(), "127.0.0.1:2");
     assert_eq!(*source_of(&resolved, "store"), Source::File(path.clone(), 1));
     assert_eq!(*source_of(&resolved, "rows_max"), Source::File(path, 4));
-    assert_eq!(source_of(&resolved, "cache_size").to_string(), "environment SPRINGHOUSE_CACHE_SIZE");
+    assert_eq!(source_of(&resolved, "memory").to_string(), "environment SPRINGHOUSE_MEMORY");
     assert_eq!(source_of(&resolved, "listen").to_string(), "flag --listen");
     assert_eq!(source_of(&resolved, "freshness").to_string(), "default");
 }
@@ -66,7 +70,7 @@ fn each_layer_overrides_the_one_below_and_is_named() {
 #[test]
 fn all_problems_are_told_with_place_range_and_remedy() {
     let (_dir, path) = file(
-        "store = \"/srv\"\ncach_size = \"1GiB\"\ncache_size = \"17TiB\"\nmetrics_listen = \"127.0.0.1:1\"\n\
+        "store = \"/srv\"\ncach_size = \"1GiB\"\nmemory = \"17TiB\"\nmetrics_listen = \"127.0.0.1:1\"\n\
          weight = [1]\n[cache]\nsize = 1\n",
     );
     let inputs = Inputs {
@@ -91,7 +95,7 @@ fn all_problems_are_told_with_place_range_and_remedy() {
                  hdfs://HOST:PORT/path, hdfs://NAMESERVICE/path or file:///path"
             ),
             format!(
-                "{at}:3: cache_size: \"17TiB\" is too large; give a size from 0B to 16TiB, such as \
+                "{at}:3: memory: \"17TiB\" is too large; give a size from 16MiB to 16TiB, such as \
                  \"512MiB\" or a number of bytes"
             ),
             "environment SPRINGHOUSE_FRESHNESS: freshness: \"10\" has no unit (\"10s\" is 10 seconds); give a \
@@ -203,7 +207,13 @@ fn defaults_are_those_of_the_parts() {
     let flags = || vec![flag("store", "file:///x"), flag("mount_point", "/m")];
     let (mount, _) = resolve::<Mount>(&Inputs { flags: flags(), ..Inputs::default() }).expect("good");
     let store = mount.store.store.clone();
-    assert_eq!(mount.point.mount(&mount.store, &mount.cache), MountSettings::new(store, "/m"));
+    let mut wanted = MountSettings::new(store.clone(), "/m");
+    wanted.fs.identity = if is_root() { Identity::Caller } else { Identity::Fixed };
+    assert_eq!(mount.point.mount(&mount.store, &mount.writes, &mount.cache), wanted);
+    // A worker only reads, and alone.
+    let mut wanted = MountSettings::new(store, "/m");
+    wanted.fs.writes.read_only = true;
+    assert_eq!(mount.cache.mount(&mount.store, "/m"), wanted);
     let (serve, _) = resolve::<Serve>(&Inputs { flags: flags(), ..Inputs::default() }).expect("good");
     // The gateway's deadline governs; the engine's own bound is behind it.
     let engine =
@@ -226,6 +236,49 @@ fn contradictions_are_found() {
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("longer than deadline_max"), "{found:?}");
     assert!(found[1].contains("less than query_threads (4)"), "{found:?}");
+}
+
+#[test]
+fn contradictions_of_a_mount_are_found() {
+    let found = |given: &[(&'static str, &str)]| {
+        let mut flags = vec![flag("store", "file:///x"), flag("mount_point", "/m")];
+        flags.extend(given.iter().map(|(key, text)| flag(key, text)));
+        resolve::<Mount>(&Inputs { flags, ..Inputs::default() })
+            .map(|(mount, _)| mount.point.mount(&mount.store, &mount.writes, &mount.cache))
+            .map_err(|problems| problems[0].to_string())
+    };
+    for (given, remedy) in [
+        (&[("cache_size", "1GiB")][..], "name a directory with cache_dir"),
+        (&[("memory", "64MiB"), ("memory_blocks", "65MiB")], "raise memory"),
+        (&[("write_mode", "staged")], "with staging_dir"),
+        (&[("hdfs_block_size", "5000")], "such as 128MiB"),
+    ] {
+        let problem = found(given).expect_err("a contradiction");
+        assert!(problem.contains(remedy), "{problem}");
+    }
+    assert!(found(&[("write_mode", "staged"), ("read_only", "true")]).is_ok(), "nothing is staged");
+    let mount = found(&[("cache_dir", "/c"), ("memory", "80MiB"), ("memory_blocks", "0"), ("umask", "27")]);
+    let fs = mount.expect("good").fs;
+    assert_eq!(fs.disk, Some(DiskSettings { dir: "/c".into(), bytes_max: 10 << 30 }));
+    assert_eq!((fs.cache_bytes, fs.prefetch_bytes, fs.pinned_bytes), (0, 40 << 20, 20 << 20));
+    assert_eq!(fs.writes.umask, 0o27);
+    let identity = |given| found(&[given]).expect("good").fs.identity;
+    assert_eq!(identity(("allow_other", "true")), Identity::Caller);
+    assert_eq!(identity(("allow_other", "false")), Identity::Fixed);
+}
+
+#[test]
+fn hidden_keys_stay_out_of_sight_until_they_are_used() {
+    let mut flags = vec![flag("store", "file:///x"), flag("mount_point", "/m")];
+    let shown = |flags: &[Given]| {
+        let inputs = Inputs { flags: flags.to_vec(), ..Inputs::default() };
+        render::show::<Mount>(&resolve::<Mount>(&inputs).expect("good").1)
+    };
+    for text in [shown(&flags), render::sample::<Mount>(), render::all_tables()] {
+        assert!(!text.contains("added_latency"), "{text}");
+    }
+    flags.push(flag("added_latency", "10ms"));
+    assert!(shown(&flags).contains("added_latency = \"10ms\"  # flag --added-latency"));
 }
 
 #[test]
@@ -257,7 +310,7 @@ fn keys_are_well_formed() {
         let name = spec.name;
         if let Some(default) = spec.default {
             assert_eq!((spec.check)(default).as_deref(), Ok(default), "default of {role} {name}");
-        } else if !spec.secret {
+        } else if !spec.secret && !spec.hidden {
             let example = render::example(&spec);
             assert_eq!((spec.check)(example).as_deref(), Ok(example), "example of {role} {name}");
         }
@@ -346,7 +399,8 @@ fn samples_parse_as_they_are_and_with_every_default_in() {
         let flags = flags.map(|spec| flag(spec.name, render::example(spec))).collect();
         let built_in = resolve::<R>(&Inputs { flags, ..Inputs::default() }).expect("good");
         assert_eq!(in_file.0, built_in.0);
-        let given: Vec<_> = specs.iter().filter(|spec| spec.default.is_some() || spec.required).collect();
+        let shown = specs.iter().filter(|spec| !spec.hidden);
+        let given: Vec<_> = shown.filter(|spec| spec.default.is_some() || spec.required).collect();
         assert!(given.iter().all(|spec| matches!(source_of(&in_file.1, spec.name), Source::File(..))));
     }
     sample::<Mount>();

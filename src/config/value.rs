@@ -3,7 +3,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-pub use super::places::{HttpUrl, Secret, WorkerName};
+pub use super::places::{HttpUrl, Secret, UserName, WorkerName};
 
 /// A kibibyte in bytes.
 pub const KIB: u64 = 1 << 10;
@@ -31,6 +31,8 @@ pub trait Value: Sized + Clone + PartialEq + Debug {
     const SWITCH: bool = false;
     /// Whether it must never be printed.
     const SECRET: bool = false;
+    /// Whether only those who build Springhouse need it: in no help text, sample or document.
+    const HIDDEN: bool = false;
 
     /// The value that `text` says, or in what way it does not.
     fn parse(text: &str) -> Result<Self, String>;
@@ -52,6 +54,7 @@ impl<T: Value> Value for Option<T> {
     const BARE: bool = T::BARE;
     const SWITCH: bool = T::SWITCH;
     const SECRET: bool = T::SECRET;
+    const HIDDEN: bool = T::HIDDEN;
 
     fn parse(text: &str) -> Result<Self, String> {
         T::parse(text).map(Some)
@@ -178,6 +181,58 @@ fn time_text(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
 }
 
+/// Permission bits as everybody writes them, in octal; at most `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Octal<const MAX: u32>(u32);
+
+impl<const MAX: u32> Octal<MAX> {
+    /// The bits.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const MAX: u32> Value for Octal<MAX> {
+    const PLACEHOLDER: &'static str = "OCTAL";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|b| matches!(b, b'0'..=b'7')) {
+            return Err("is not an octal number".into());
+        }
+        let bits = u32::from_str_radix(text, 8).map_err(|_| "is too large".to_owned())?;
+        in_range(bits.into(), 0, MAX.into()).map(|_| Self(bits))
+    }
+    fn text(&self) -> String {
+        format!("{:03o}", self.0)
+    }
+    fn allowed() -> String {
+        format!("an octal number from 000 to {MAX:03o}, such as \"022\"")
+    }
+}
+
+/// A value that is for tests and benchmarks only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hidden<T>(pub T);
+
+impl<T: Value> Value for Hidden<T> {
+    const PLACEHOLDER: &'static str = T::PLACEHOLDER;
+    const BARE: bool = T::BARE;
+    const SWITCH: bool = T::SWITCH;
+    const SECRET: bool = T::SECRET;
+    const HIDDEN: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        T::parse(text).map(Self)
+    }
+    fn text(&self) -> String {
+        self.0.text()
+    }
+    fn allowed() -> String {
+        T::allowed()
+    }
+}
+
 /// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count<const MIN: u64, const MAX: u64>(u64);
@@ -239,13 +294,16 @@ impl Value for bool {
     }
 }
 
-/// Makes a value of an enum whose variants are a few words.
+/// Makes a value of an enum whose variants are a few words; the enum is defined here, or elsewhere.
 macro_rules! words {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         $vis enum $name { $($(#[$vmeta])* $variant,)+ }
 
+        $crate::config::value::words! { impl $name { $($variant = $word,)+ } }
+    };
+    (impl $name:ident { $($variant:ident = $word:literal,)+ }) => {
         impl $crate::config::value::Value for $name {
             const PLACEHOLDER: &'static str = concat!($($word, "|",)+);
 

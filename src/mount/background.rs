@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
 };
 
@@ -117,6 +118,8 @@ pub fn start_in_background(settings: &MountSettings) -> Result<String, Failure> 
         None => Stdio::inherit(),
     };
     let mut child = Command::new(program)
+        // A copy of the program in /sbin would take itself for the helper of mount(8) again.
+        .arg0("springhouse")
         .args(settings.arguments())
         .arg(BACKGROUND)
         .stdin(Stdio::null())

@@ -256,7 +256,7 @@ impl Supervisor {
             Said::parse(&line)
         };
         let said = tokio::select! {
-            said = timeout(self.settings.deadline + START_MAX, said) => said,
+            said = timeout(self.settings.fs.deadline + START_MAX, said) => said,
             _ = &mut self.stopped => {
                 end(&mut child, None).await;
                 self.clear(None).await;
@@ -284,7 +284,7 @@ impl Supervisor {
         let dir = self.settings.dir.clone();
         self.tell.send_replace(MountState::Ready { dir, epoch: self.epoch });
         let daemon = control(self.settings.control_socket.as_deref(), &self.settings.dir);
-        let silence = silence(daemon, self.settings.deadline.max(SILENCE_MIN));
+        let silence = silence(daemon, self.settings.fs.deadline.max(SILENCE_MIN));
         tokio::select! {
             ended = child.wait() => {
                 let how = how_it_ended(ended);

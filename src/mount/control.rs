@@ -8,46 +8,52 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, de::DeserializeOwned};
 use springhouse_fuse::{
     error::{Error, ErrorKind, Result},
-    fs::FsSnapshot,
+    fs::WarmProgress,
     mount::locate,
-    store::Snapshot,
 };
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::api::{Hint, MountStats, Paths, Refusal};
 
 /// A daemon that does not answer within this is stopped or stuck.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `GET /stats` of the control socket says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MountStats {
-    /// The store's URL.
-    pub store: String,
-    /// The mount point.
-    pub dir: PathBuf,
-    /// The daemon's process.
-    pub pid: u32,
-    /// Springhouse's version.
-    pub version: String,
-    /// Since the mount answered.
-    pub uptime_seconds: f64,
-    /// Number of the mount in the mount table.
-    pub mount_id: u64,
-    /// Inodes, handles, block cache.
-    pub fs: FsSnapshot,
-    /// What the store was asked, by operation, with bytes and latencies.
-    pub store_calls: Snapshot,
-}
-
 /// The usual control socket of the mount at `dir`, which is resolved without being touched.
 ///
 /// In `/run/springhouse` for root, else in `$XDG_RUNTIME_DIR/springhouse`, else in
-/// `/tmp/springhouse-UID`.
+/// `/tmp/springhouse-UID`. A daemon whose socket is elsewhere puts a link there.
 pub fn control_socket_path(dir: &Path) -> Result<PathBuf> {
-    let dir = locate(dir)?;
-    Ok(runtime_dir().join(format!("mount-{:016x}.sock", xxh3_64(dir.as_os_str().as_bytes()))))
+    Ok(usual_socket(&locate(dir)?))
+}
+
+/// The same for a mount point as [`locate`] gives it.
+pub(super) fn usual_socket(dir: &Path) -> PathBuf {
+    runtime_dir().join(socket_name(dir))
+}
+
+fn socket_name(dir: &Path) -> String {
+    format!("mount-{:016x}.sock", xxh3_64(dir.as_os_str().as_bytes()))
+}
+
+/// Where the socket of the mount at `dir` may be, whoever started it: root may ask every user's daemon.
+pub(super) fn socket_candidates(dir: &Path) -> Vec<PathBuf> {
+    let mut dirs = vec![runtime_dir()];
+    if geteuid().is_root() {
+        let entries = |dir: &str| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        dirs.extend(entries("/run/user").map(|dir| dir.join("springhouse")));
+        let ours = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"springhouse-"))
+        };
+        dirs.extend(entries("/tmp").filter(ours));
+    }
+    let name = socket_name(dir);
+    dirs.into_iter()
+        .map(|dir| dir.join(&name))
+        .filter(|socket| fs::symlink_metadata(socket).is_ok())
+        .collect()
 }
 
 fn runtime_dir() -> PathBuf {
@@ -90,7 +96,6 @@ impl ControlClient {
         let socket = socket.into();
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
-            .timeout(TIMEOUT)
             .build()
             .map_err(|error| Error::new(ErrorKind::Other, format!("control client: {error}")))?;
         Ok(Self { socket, http })
@@ -113,8 +118,7 @@ impl ControlClient {
 
     /// What the daemon did so far.
     pub async fn stats(&self) -> Result<MountStats> {
-        let response = self.get("stats").await?;
-        response.json().await.map_err(|error| self.failed(&error))
+        self.json(self.get("stats").await?).await
     }
 
     /// The daemon's metrics in Prometheus' text format.
@@ -123,9 +127,86 @@ impl ControlClient {
         response.text().await.map_err(|error| self.failed(&error))
     }
 
+    /// Tells which trees of a database will be read next.
+    pub async fn hint(&self, hint: &Hint) -> Result<()> {
+        self.post("hint", hint, Some(TIMEOUT)).await.map(drop)
+    }
+
+    /// Has files read into the cache, and tells `heard` how it goes; the last report says that it ended.
+    /// Dropping this stops it.
+    pub async fn warm(&self, paths: &Paths, mut heard: impl FnMut(WarmProgress)) -> Result<()> {
+        let mut response = self.post("warm", paths, None).await?;
+        let mut rest = Vec::new();
+        let mut ended = false;
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.failed(&error))? {
+            // A chunk ends anywhere.
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = rest.drain(..=end).collect();
+                let progress: WarmProgress =
+                    serde_json::from_slice(&line).map_err(|error| self.odd(&error))?;
+                ended = progress.ended;
+                heard(progress);
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        let message = format!("mount daemon at {}: it ended before all was read", self.socket.display());
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
     async fn get(&self, path: &str) -> Result<reqwest::Response> {
-        let sent = self.http.get(format!("http://mount/{path}")).send().await;
-        sent.and_then(reqwest::Response::error_for_status).map_err(|error| self.failed(&error))
+        let request = self.http.get(format!("http://mount/{path}")).timeout(TIMEOUT);
+        self.answer(request).await
+    }
+
+    /// `timeout`: until the last byte of the answer; `None` for answers that go on.
+    async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        timeout: Option<Duration>,
+    ) -> Result<reqwest::Response> {
+        let mut request = self.http.post(format!("http://mount/{path}")).json(body);
+        if let Some(timeout) = timeout {
+            request = request.timeout(timeout);
+        }
+        self.answer(request).await
+    }
+
+    /// The answer, or what the daemon said against it.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+        let response = request.send().await.map_err(|error| self.failed(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.failed(&error))?;
+        Err(serde_json::from_str::<Refusal>(&text).map_or_else(
+            // An older daemon has no such path.
+            |_| {
+                let message = format!(
+                    "mount daemon at {}: {status}; it may be of another version: mount anew to use this",
+                    self.socket.display()
+                );
+                Error::new(ErrorKind::Unsupported, message)
+            },
+            Error::from,
+        ))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, response: reqwest::Response) -> Result<T> {
+        let body = response.bytes().await.map_err(|error| self.failed(&error))?;
+        serde_json::from_slice(&body).map_err(|error| self.odd(&error))
+    }
+
+    fn odd(&self, error: &serde_json::Error) -> Error {
+        let message = format!(
+            "mount daemon at {}: its answer is of another version ({error}); mount anew to use this",
+            self.socket.display()
+        );
+        Error::new(ErrorKind::Unsupported, message)
     }
 
     fn failed(&self, error: &reqwest::Error) -> Error {

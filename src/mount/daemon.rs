@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{
     MountSettings, Report,
     control::control_socket_path,
-    server::{ControlSocket, Gauges, Status, listen, router},
+    server::{self, ControlSocket, Gauges, OwnersOnly, Status, listen},
 };
 use crate::{
     error::{Exit, Failure},
@@ -80,7 +80,7 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         Some(path) => path.clone(),
         None => control_socket_path(&dir).map_err(|error| Failure::mount(&error))?,
     };
-    let mut control = ControlSocket::bind(&socket).map_err(|error| Failure::mount(&error))?;
+    let mut control = ControlSocket::bind(&socket, &dir).map_err(|error| Failure::mount(&error))?;
     let scrapers = match settings.metrics_listen {
         Some(address) => Some(
             listen(address).await.map_err(|error| Failure::listen(address, "--metrics-listen", &error))?,
@@ -88,11 +88,12 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         None => None,
     };
 
-    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs(), io.handle().clone())?);
+    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?);
     let options = MountOptions {
         dir: dir.clone(),
         source: settings.store.to_string(),
         allow_other,
+        noexec: settings.noexec,
         threads: settings.threads,
     };
     let (registry, gauges) =
@@ -111,13 +112,13 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     let since = Instant::now();
     let status =
         Status { fs, store, dir: dir.clone(), mount_id, since, registry, gauges, io: io.handle().clone() };
-    let router = router(Arc::new(status));
+    let status = Arc::new(status);
     if let Some(listener) = control.listener.take() {
-        let router = router.clone();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let router = server::control(status.clone());
+        tokio::spawn(async move { axum::serve(OwnersOnly(listener), router).await });
     }
     if let Some(listener) = scrapers {
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(async move { axum::serve(listener, server::public(status)).await });
     }
     tracing::info!(store = %settings.store, dir = %dir.display(), control = %socket.display(), "mounted");
     report.ready(&format!("mounted {} at {}", settings.store, dir.display()));

@@ -4,34 +4,33 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use springhouse_fuse::{
     fs::FsSettings,
-    store::{StoreOptions, StoreUrl},
+    store::{HdfsOptions, StoreOptions, StoreUrl},
 };
 
-/// Everything `springhouse mount` needs to know. Sizes in bytes; see each field for its range.
+use crate::config::{groups::OnOff, value::Value};
+
+/// Everything `springhouse mount` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountSettings {
     /// The store to mount.
     pub store: StoreUrl,
+    /// What only HDFS needs. Its properties are not handed to a child: they come from the configuration.
+    pub hdfs: HdfsOptions,
+    /// Added to every call to the store; zero: none. For tests and benchmarks.
+    pub added_latency: Duration,
     /// The mount point: an existing, empty directory.
     pub dir: PathBuf,
-    /// Longest time that any operation may take before it ends in `ETIMEDOUT`.
-    pub deadline: Duration,
-    /// How old an answer about names and attributes may be; 0 asks the store each time.
-    pub freshness: Duration,
-    /// Block cache in RAM; 0 to switch it off.
-    pub cache_bytes: u64,
-    /// Unit of the block cache: a power of two from 4 KiB to 4 MiB.
-    pub block_bytes: u64,
-    /// Largest readahead window of one sequential reader; 0 switches readahead off.
-    pub readahead_bytes_max: u64,
-    /// All readahead buffers together. The daemon's data memory is at most this plus `cache_bytes`.
-    pub prefetch_bytes: u64,
+    /// How the file system behaves: memory, disk, changes, lifetimes. Its deadline is the longest that any
+    /// operation may take before it ends in `ETIMEDOUT`.
+    pub fs: FsSettings,
     /// FUSE session threads, 1 to 16.
     pub threads: usize,
     /// Whether other users may use the mount; `None`: only if root mounts.
     pub allow_other: Option<bool>,
     /// Mount over a directory that has entries (they are hidden meanwhile).
     pub allow_nonempty: bool,
+    /// Run no program that lies in the mount.
+    pub noexec: bool,
     /// The control socket; `None`: the usual one for `dir`.
     pub control_socket: Option<PathBuf>,
     /// Where `/metrics` and `/livez` are served over TCP as well.
@@ -45,19 +44,16 @@ pub struct MountSettings {
 impl MountSettings {
     /// The defaults for a mount of `store` at `dir`.
     pub fn new(store: StoreUrl, dir: impl Into<PathBuf>) -> Self {
-        let fs = FsSettings::default();
         Self {
             store,
+            hdfs: HdfsOptions::default(),
+            added_latency: Duration::ZERO,
             dir: dir.into(),
-            deadline: fs.deadline,
-            freshness: fs.freshness,
-            cache_bytes: fs.cache_bytes,
-            block_bytes: fs.block_bytes.into(),
-            readahead_bytes_max: fs.readahead_bytes_max,
-            prefetch_bytes: fs.prefetch_bytes,
+            fs: FsSettings::default(),
             threads: 2,
             allow_other: None,
             allow_nonempty: false,
+            noexec: false,
             control_socket: None,
             metrics_listen: None,
             ready_fd: None,
@@ -65,59 +61,81 @@ impl MountSettings {
         }
     }
 
-    pub(super) fn fs(&self) -> FsSettings {
-        FsSettings {
-            freshness: self.freshness,
-            deadline: self.deadline,
-            cache_bytes: self.cache_bytes,
-            block_bytes: u32::try_from(self.block_bytes).unwrap_or(u32::MAX),
-            readahead_bytes_max: self.readahead_bytes_max,
-            prefetch_bytes: self.prefetch_bytes,
-            ..FsSettings::default()
-        }
-    }
-
     pub(super) fn store_options(&self) -> StoreOptions {
-        // A little less than the operation has, so that the store's own deadline ends a call and its
-        // breaker learns of it; the operation's is the last resort.
-        StoreOptions { deadline: self.deadline.mul_f64(0.95), ..StoreOptions::default() }
+        StoreOptions {
+            // A little less than the operation has, so that the store's own deadline ends a call and its
+            // breaker learns of it; the operation's is the last resort.
+            deadline: self.fs.deadline.mul_f64(0.95),
+            hdfs: self.hdfs.clone(),
+            added_latency: self.added_latency,
+            ..StoreOptions::default()
+        }
     }
 
     /// The arguments of `springhouse mount` that give these settings, whatever the environment.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = vec!["mount".into()];
-        let mut flag = |name: &str, value: OsString| {
-            let mut argument = OsString::from(format!("--{name}="));
-            argument.push(value);
-            arguments.push(argument);
-        };
-        let span = |span: Duration| OsString::from(format!("{}ms", span.as_millis()));
-        let number = |n: u64| OsString::from(n.to_string());
-        flag("store", self.store.to_string().into());
-        flag("mount-point", self.dir.clone().into());
-        flag("store-deadline", span(self.deadline));
-        flag("freshness", span(self.freshness));
-        flag("cache-size", number(self.cache_bytes));
-        flag("cache-block", number(self.block_bytes));
-        flag("readahead-max", number(self.readahead_bytes_max));
-        flag("readahead-memory", number(self.prefetch_bytes));
-        flag("fuse-threads", number(self.threads as u64));
-        flag("allow-nonempty", self.allow_nonempty.to_string().into());
-        if let Some(allow_other) = self.allow_other {
-            flag("allow-other", allow_other.to_string().into());
+        let fs = &self.fs;
+        let mut flags = Flags(vec!["mount".into()]);
+        flags.add("store", self.store.to_string());
+        flags.some("hadoop-conf", self.hdfs.config_dir.as_ref());
+        flags.some("hadoop-user", self.hdfs.user.as_ref());
+        flags.add("added-latency", span(self.added_latency));
+        flags.add("mount-point", &self.dir);
+        flags.add("store-deadline", span(fs.deadline));
+        flags.some("allow-other", self.allow_other.map(|allowed| allowed.to_string()));
+        flags.add("allow-nonempty", self.allow_nonempty.to_string());
+        flags.add("noexec", self.noexec.to_string());
+        flags.some("control-socket", self.control_socket.as_ref());
+        flags.some("metrics-listen", self.metrics_listen.map(|address| address.to_string()));
+        flags.some("log-file", self.log_file.as_ref());
+        flags.some("ready-fd", self.ready_fd.map(|fd| fd.to_string()));
+
+        let writes = &fs.writes;
+        flags.add("read-only", writes.read_only.to_string());
+        flags.add("identity", fs.identity.text());
+        flags.add("write-mode", writes.mode.text());
+        flags.some("staging-dir", writes.staging_dir.as_ref());
+        flags.add("staging-size", writes.staging_bytes_max.to_string());
+        flags.add("umask", format!("{:o}", writes.umask));
+        flags.some("replication", writes.replication.map(|copies| copies.to_string()));
+        flags.some("hdfs-block-size", writes.block_size.map(|bytes| bytes.to_string()));
+
+        flags.add("memory", fs.memory_bytes.to_string());
+        flags.add("memory-blocks", fs.cache_bytes.to_string());
+        flags.add("memory-readahead", fs.prefetch_bytes.to_string());
+        flags.add("memory-pins", fs.pinned_bytes.to_string());
+        if let Some(disk) = &fs.disk {
+            flags.add("cache-dir", &disk.dir);
+            flags.add("cache-size", disk.bytes_max.to_string());
         }
-        if let Some(socket) = &self.control_socket {
-            flag("control-socket", socket.into());
+        flags.add("cache-block", fs.block_bytes.to_string());
+        flags.add("readahead-max", fs.readahead_bytes_max.to_string());
+        flags.add("sqlite", OnOff::from(fs.sqlite).text());
+        flags.add("freshness", span(fs.freshness));
+        flags.some("entry-lifetime", fs.entry_lifetime.map(span));
+        flags.some("attribute-lifetime", fs.attribute_lifetime.map(span));
+        flags.some("negative-lifetime", fs.negative_lifetime.map(span));
+        flags.add("fuse-threads", self.threads.to_string());
+        flags.0
+    }
+}
+
+fn span(span: Duration) -> String {
+    format!("{}ms", span.as_millis())
+}
+
+struct Flags(Vec<OsString>);
+
+impl Flags {
+    fn add(&mut self, name: &str, value: impl Into<OsString>) {
+        let mut argument = OsString::from(format!("--{name}="));
+        argument.push(value.into());
+        self.0.push(argument);
+    }
+
+    fn some(&mut self, name: &str, value: Option<impl Into<OsString>>) {
+        if let Some(value) = value {
+            self.add(name, value);
         }
-        if let Some(address) = self.metrics_listen {
-            flag("metrics-listen", address.to_string().into());
-        }
-        if let Some(file) = &self.log_file {
-            flag("log-file", file.into());
-        }
-        if let Some(fd) = self.ready_fd {
-            flag("ready-fd", fd.to_string().into());
-        }
-        arguments
     }
 }

@@ -36,4 +36,14 @@ pub trait SegmentFiles: Send + Sync + std::fmt::Debug + 'static {
 
     /// Whether a file of that name exists: for journals beside a segment.
     fn exists(&self, path: &str) -> Result<bool, ApiError>;
+
+    /// Whether [`SegmentFiles::hint`] leads to anything: statements are looked into only then.
+    fn takes_hints(&self) -> bool {
+        false
+    }
+
+    /// A statement is about to read the trees with these root pages. Answers at once and never fails.
+    fn hint(&self, path: &str, generation: Generation, roots: &[u32]) {
+        let _ = (path, generation, roots);
+    }
 }

@@ -22,6 +22,7 @@ use super::{
     files::{OpenFile, SegmentFiles},
     memory,
     metrics::Metrics,
+    raw::Statement,
     sandbox::Sandbox,
 };
 
@@ -257,6 +258,15 @@ impl Pool {
     /// generation alone.
     pub(super) fn verify(&self, pooled: &Pooled) -> Result<(), ApiError> {
         self.files.verify(&pooled.key.path, pooled.key.generation)
+    }
+
+    /// Tells the files which trees `statement` is about to read, if anybody wants to know.
+    pub(super) fn hint(&self, pooled: &Pooled, statement: &mut Statement<'_>) -> Result<(), SqliteError> {
+        if self.files.takes_hints() {
+            let roots = statement.trees()?;
+            self.files.hint(&pooled.key.path, pooled.key.generation, &roots);
+        }
+        Ok(())
     }
 
     /// Closes the idle connections of one generation.

@@ -223,7 +223,7 @@ impl Run<'_> {
                 Err(error) => return Err(self.failure(&error)),
             }
         }
-        let Some(statement) = only else { return Err(bad("there is no statement".into())) };
+        let Some(mut statement) = only else { return Err(bad("there is no statement".into())) };
         if !statement.is_readonly() || statement.column_count() == 0 {
             return Err(ApiError::new(
                 ErrorCode::SqlForbidden,
@@ -231,6 +231,8 @@ impl Run<'_> {
             )
             .into());
         }
+        // Of a kept statement they were told when it was new.
+        self.pool.hint(self.pooled, &mut statement).map_err(|error| self.failure(&error))?;
         Ok((text, statement))
     }
 

@@ -15,8 +15,12 @@ use springhouse_fuse::{
 use super::{
     Access, WorkerSettings,
     files::{DirectFiles, Mount, MountFiles},
+    hints::Hints,
 };
-use crate::{mount::MountChild, query::SegmentFiles};
+use crate::{
+    mount::{MountChild, find},
+    query::SegmentFiles,
+};
 
 /// How long an own mount may take until it answers.
 const MOUNT_START_MAX: Duration = Duration::from_secs(30);
@@ -103,7 +107,8 @@ async fn own(settings: &WorkerSettings) -> Result<Opened, Error> {
         }
         return Err(error);
     }
-    let files = MountFiles::new(Mount::Own(child.state()));
+    let hints = child.control().ok().map(Hints::start);
+    let files = MountFiles::new(Mount::Own(child.state()), hints);
     Ok(Opened { files: Arc::new(files), child: Some(child), name: "fuse" })
 }
 
@@ -113,7 +118,12 @@ async fn foreign(dir: &Path, store: &StoreUrl) -> Result<Opened, Error> {
     let dir = tokio::task::spawn_blocking(move || check_foreign(&given, &url))
         .await
         .map_err(|_| Error::new(ErrorKind::Other, "looking at the mount failed by a defect"))??;
-    Ok(Opened { files: Arc::new(MountFiles::new(Mount::Foreign(dir))), child: None, name: "fuse" })
+    // Who keeps it up may be another user, whose daemon takes none.
+    let hints = match find::resolve(&dir) {
+        Ok((entry, _)) => find::reach(&entry).await.ok().map(Hints::start),
+        Err(_) => None,
+    };
+    Ok(Opened { files: Arc::new(MountFiles::new(Mount::Foreign(dir), hints)), child: None, name: "fuse" })
 }
 
 fn check_foreign(dir: &Path, store: &str) -> Result<PathBuf, Error> {

@@ -14,6 +14,7 @@ use springhouse_fuse::{
 use springhouse_gateway::api::error::{ApiError, ErrorCode};
 use tokio::sync::watch;
 
+use super::hints::Hints;
 use crate::{
     mount::MountState,
     query::{OpenFile, SegmentFiles, from_io, replaced},
@@ -83,6 +84,8 @@ impl SegmentFiles for DirectFiles {
 #[derive(Debug)]
 pub(super) struct MountFiles {
     mount: Mount,
+    /// `None`: nobody takes them.
+    hints: Option<Hints>,
 }
 
 /// Who keeps the mount up.
@@ -95,8 +98,8 @@ pub(super) enum Mount {
 }
 
 impl MountFiles {
-    pub(super) fn new(mount: Mount) -> Self {
-        Self { mount }
+    pub(super) fn new(mount: Mount, hints: Option<Hints>) -> Self {
+        Self { mount, hints }
     }
 
     fn root(&self) -> Result<PathBuf, ApiError> {
@@ -150,6 +153,18 @@ impl SegmentFiles for MountFiles {
 
     fn exists(&self, path: &str) -> Result<bool, ApiError> {
         exists(&below(&self.root()?, path))
+    }
+
+    fn takes_hints(&self) -> bool {
+        self.hints.is_some()
+    }
+
+    fn hint(&self, path: &str, generation: Generation, roots: &[u32]) {
+        if let Some(hints) = &self.hints
+            && let Ok(epoch) = self.epoch()
+        {
+            hints.tell(path, generation, epoch, roots);
+        }
     }
 }
 
@@ -212,7 +227,7 @@ mod tests {
     fn a_directory_that_is_no_mount_of_ours_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("a.sqlite"), b"x").expect("write");
-        let files = MountFiles::new(Mount::Foreign(dir.path().into()));
+        let files = MountFiles::new(Mount::Foreign(dir.path().into()), None);
         let error = files.open("/a.sqlite").expect_err("no attribute");
         assert!(error.message.contains("user.springhouse.generation"), "{error}");
     }
@@ -220,7 +235,7 @@ mod tests {
     #[test]
     fn a_mount_that_is_down_says_why_and_to_try_again() {
         let (sender, state) = watch::channel(MountState::Starting);
-        let files = MountFiles::new(Mount::Own(state));
+        let files = MountFiles::new(Mount::Own(state), None);
         assert!(files.epoch().expect_err("starting").retry);
         sender.send_replace(MountState::Down { reason: "killed".into() });
         let error = files.open("/a.sqlite").expect_err("down");

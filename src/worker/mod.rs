@@ -29,6 +29,7 @@ use crate::{
 mod accept;
 mod access;
 mod files;
+mod hints;
 mod http;
 mod lease;
 mod settings;

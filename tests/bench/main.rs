@@ -1,6 +1,7 @@
 //! `make bench`: the product against its floor, end to end, on real HDFS. Prints Markdown.
 //!
-//! `bench [--size full|quick] [PART…]`; parts: sequential, lookups, gateway. Every answer is checked; reads
+//! `bench [--size full|quick] [PART…]`; parts: sequential, streams, touch, distance,
+//! lookups, gateway. Every answer is checked; reads
 //! and bytes are the DataNodes' own counters.
 
 #![allow(unreachable_pub, reason = "a binary of modules, each of which is its own public")]
@@ -12,11 +13,15 @@ use std::{process::ExitCode, sync::Arc};
 #[allow(dead_code, reason = "benchmarks need only a part of the harness")]
 mod harness;
 
+mod distance;
 mod gateway;
 mod keep_alive;
 mod lookups;
 mod report;
 mod sequential;
+mod sides;
+mod streams;
+mod touch;
 
 use harness::{hdfs::Hdfs, need::Need};
 
@@ -59,7 +64,7 @@ fn main() -> ExitCode {
                 Some("quick") => size = QUICK,
                 other => return usage(&format!("{:?} is not a size", other.unwrap_or_default())),
             },
-            "sequential" | "lookups" | "gateway" => parts.push(word),
+            "sequential" | "streams" | "touch" | "distance" | "lookups" | "gateway" => parts.push(word),
             // What cargo adds.
             "--bench" => {}
             other => return usage(&format!("unknown argument {other:?}")),
@@ -77,6 +82,18 @@ fn main() -> ExitCode {
     if wanted("sequential") {
         sequential::run(&hdfs, &size);
     }
+    if wanted("streams") {
+        streams::run(&hdfs, &size);
+    }
+    if wanted("touch") || wanted("distance") {
+        let files = touch::Files::make(&hdfs, &size);
+        if wanted("touch") {
+            touch::run(&files, &size);
+        }
+        if wanted("distance") {
+            distance::run(&files, &size);
+        }
+    }
     if wanted("lookups") || wanted("gateway") {
         let segment = lookups::Segment::make(&hdfs, &size);
         if wanted("lookups") {
@@ -90,6 +107,8 @@ fn main() -> ExitCode {
 }
 
 fn usage(why: &str) -> ExitCode {
-    eprintln!("bench: {why}; usage: bench [--size full|quick] [sequential|lookups|gateway …]");
+    eprintln!(
+        "bench: {why}; usage: bench [--size full|quick] [sequential|streams|touch|distance|lookups|gateway …]"
+    );
     ExitCode::from(2)
 }

@@ -112,7 +112,17 @@ fn hash(path: &Path) -> String {
     }
 }
 
-fn write(path: &Path, len: u64) {
+/// How long `hdfs-native` alone takes to write a local file.
+pub fn hdfs_raw_write(url: &str, file: &Path) -> Duration {
+    let mut command = Command::new(hdfs_raw());
+    command.arg("--write").arg(file).arg(url);
+    let output = process::run(command, LIMIT);
+    assert!(output.success(), "hdfs_raw: {}", output.stderr);
+    let said: Value = serde_json::from_str(&output.stdout).expect("a line of JSON");
+    Duration::from_secs_f64(said["seconds"].as_f64().expect("seconds"))
+}
+
+pub fn write(path: &Path, len: u64) {
     use std::io::Write;
     let mut file = File::create(path).expect("a file");
     let mut left = len;

@@ -20,7 +20,7 @@ const TEMPLATES: [(&str, &str); 5] = [
     ("hadoop-metrics2.properties", include_str!("hadoop/conf/hadoop-metrics2.properties")),
 ];
 /// Folders that the daemons look for on their class path; there is nothing to serve from them.
-const WEBAPPS: [&str; 4] = ["hdfs", "datanode", "static", "secondary"];
+const WEBAPPS: [&str; 5] = ["hdfs", "datanode", "journal", "static", "secondary"];
 /// 65 MB, over a slow line.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(600);
 
@@ -35,12 +35,17 @@ pub fn jars_are_cached() -> bool {
     cache_dir().is_ok_and(|dir| dir.is_dir())
 }
 
-fn cache_dir() -> Result<PathBuf, String> {
+/// Where downloads are kept, out of reach of `cargo clean`.
+pub fn cache() -> Result<PathBuf, String> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     let cache = cache.ok_or("neither XDG_CACHE_HOME nor HOME says where to keep Hadoop's jars")?;
+    Ok(cache.join("springhouse"))
+}
+
+fn cache_dir() -> Result<PathBuf, String> {
     let hash = xxhash_rust::xxh3::xxh3_64(POM.as_bytes());
-    Ok(cache.join("springhouse").join(format!("hadoop-{hash:016x}")))
+    Ok(cache()?.join(format!("hadoop-{hash:016x}")))
 }
 
 fn find_or_download() -> Result<PathBuf, String> {
@@ -94,16 +99,29 @@ pub fn configure(home: &Path, rpc: u16, http: u16, datanodes: usize, block_size:
     }
 }
 
+/// Adds properties to a configuration file.
+pub fn add_properties(file: &Path, properties: &[(&str, String)]) {
+    let text = fs::read_to_string(file).expect("written just now");
+    let more: String = properties
+        .iter()
+        .map(|(name, value)| format!("  <property><name>{name}</name><value>{value}</value></property>\n"))
+        .collect();
+    fs::write(file, text.replace("</configuration>", &format!("{more}</configuration>"))).expect("a file");
+}
+
 /// The Java command of one of the cluster's programs: a class and its arguments.
 pub fn java(home: &Path, args: &[&str]) -> Command {
     let jars = jars().unwrap_or_else(|why| panic!("{why}"));
     let class_path = format!("{}:{}/*", home.join("conf").display(), jars.display());
+    // Of a cluster with a realm of its own.
+    let krb5 = home.join("conf/krb5.conf");
     let mut java = Command::new("java");
     java.current_dir(home)
         // WebHDFS's XML binding defines classes by reflection.
         .args(["--add-opens=java.base/java.lang=ALL-UNNAMED"])
         .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
         .arg(format!("-Djava.util.logging.config.file={}", home.join("conf/logging.properties").display()))
+        .args(krb5.is_file().then(|| format!("-Djava.security.krb5.conf={}", krb5.display())))
         .args(["-cp", &class_path])
         .args(args)
         // Another Hadoop's settings on this host must not leak in.

@@ -100,17 +100,7 @@ impl Hdfs {
 
         let namenode_args = vec!["org.apache.hadoop.hdfs.server.namenode.NameNode".to_owned()];
         let namenode = Daemon::start("namenode", home.path(), http, rpc, namenode_args);
-        let datanodes = (0..DATANODES).map(|i| {
-            let (data, ipc, http) = (ports::free(), ports::free(), ports::free());
-            let args = vec![
-                "org.apache.hadoop.hdfs.server.datanode.DataNode".to_owned(),
-                format!("-Ddfs.datanode.data.dir={}/data{i}", home.path().display()),
-                format!("-Ddfs.datanode.address=127.0.0.1:{data}"),
-                format!("-Ddfs.datanode.ipc.address=127.0.0.1:{ipc}"),
-                format!("-Ddfs.datanode.http.address=127.0.0.1:{http}"),
-            ];
-            Daemon::start(&format!("datanode {i}"), home.path(), http, data, args)
-        });
+        let datanodes = (0..DATANODES).map(|i| Daemon::datanode(home.path(), i));
         let datanodes = datanodes.collect();
         Self { namenode, datanodes, web: WebHdfs::new(http, &user), home }
     }
@@ -344,7 +334,20 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    fn start(name: &str, home: &Path, http: u16, port: u16, args: Vec<String>) -> Self {
+    /// The DataNode with number `i` of the cluster that lives in `home`.
+    pub(super) fn datanode(home: &Path, i: usize) -> Self {
+        let (data, ipc, http) = (ports::free(), ports::free(), ports::free());
+        let args = vec![
+            "org.apache.hadoop.hdfs.server.datanode.DataNode".to_owned(),
+            format!("-Ddfs.datanode.data.dir={}/data{i}", home.display()),
+            format!("-Ddfs.datanode.address=127.0.0.1:{data}"),
+            format!("-Ddfs.datanode.ipc.address=127.0.0.1:{ipc}"),
+            format!("-Ddfs.datanode.http.address=127.0.0.1:{http}"),
+        ];
+        Self::start(&format!("datanode {i}"), home, http, data, args)
+    }
+
+    pub(super) fn start(name: &str, home: &Path, http: u16, port: u16, args: Vec<String>) -> Self {
         let process = Mutex::new(None);
         let daemon = Self { name: name.into(), home: home.into(), args, http, port, process };
         daemon.start_again();
@@ -393,8 +396,13 @@ impl Daemon {
         process.exited().map(|status| format!("{} ended: {status}\n{}", self.name, process.transcript()))
     }
 
+    /// What it wrote so far, for messages.
+    pub(super) fn transcript(&self) -> String {
+        self.lock().as_ref().map_or(String::new(), Process::transcript)
+    }
+
     /// One bean of the daemon's `/jmx`; `None` while it does not answer.
-    fn jmx(&self, bean: &str) -> Option<Value> {
+    pub(super) fn jmx(&self, bean: &str) -> Option<Value> {
         block_on(async {
             let mut answer: Value = self.get(&format!("jmx?qry={bean}")).await?.json().await.ok()?;
             Some(answer["beans"].get_mut(0)?.take())

@@ -15,9 +15,11 @@ use std::{
 };
 
 pub mod cluster;
+pub mod ha;
 pub mod hadoop;
 pub mod hdfs;
 pub mod http;
+pub mod kerberos;
 pub mod mount;
 pub mod need;
 pub mod ports;

@@ -41,6 +41,15 @@ impl Mount {
         Self::ready(process, home, url)
     }
 
+    /// [`Mount::with`], the daemon with more in its environment.
+    pub fn with_environment(url: &str, args: &[&str], environment: &[(&str, PathBuf)]) -> Self {
+        let home = super::scratch();
+        fs::create_dir(home.path().join("mnt")).expect("a mount point");
+        let mut command = command(&springhouse_binary(), url, home.path(), args);
+        command.envs(environment.iter().map(|(name, value)| (*name, value)));
+        Self::ready(Process::start("mount", command), home, url)
+    }
+
     /// Mounts `url` as an ordinary user, through fusermount3.
     pub fn as_nobody(url: &str) -> Self {
         let home = super::scratch();

@@ -1,7 +1,14 @@
 //! What a test needs of the host beyond Rust. Missing: the test is skipped with the reason; with
 //! `CI=true` it fails instead, because nobody reads the skips of a machine.
 
-use std::{env, ffi::CString, fmt, path::Path, process::Command, sync::OnceLock};
+use std::{
+    env,
+    ffi::CString,
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use super::hadoop;
 
@@ -23,6 +30,16 @@ pub enum Need {
     Terminal,
     /// The demo, which `make` builds together with this.
     Demo,
+    /// The POSIX conformance suite.
+    Pjdfstest,
+    /// The file system exerciser.
+    Fsx,
+    /// The tool `rsync`.
+    Rsync,
+    /// Python with DuckDB, which reads and writes Parquet.
+    DuckDb,
+    /// A Kerberos server of the test's own: MIT's `krb5kdc` and `kadmin.local`.
+    Kerberos,
 }
 
 /// Something is missing: what, and how to get it.
@@ -60,6 +77,11 @@ impl Need {
             Self::Namespaces => second_user().or_else(no_mounts).or_else(|| program("unshare", "util-linux")),
             Self::Terminal => program("script", "bsdutils"),
             Self::Demo => demo(),
+            Self::Pjdfstest => cached_tool("pjdfstest"),
+            Self::Fsx => cached_tool("fsx"),
+            Self::Rsync => program("rsync", "rsync"),
+            Self::DuckDb => cached_tool("duckdb/bin/python"),
+            Self::Kerberos => krb5(),
         }
     }
 }
@@ -97,6 +119,30 @@ fn no_mounts() -> Option<Missing> {
         what: "root may not mount here".into(),
         remedy: "start the container with `--cap-add SYS_ADMIN`".into(),
     })
+}
+
+/// Where `tests/prepare` puts what no package holds.
+pub fn tool(name: &str) -> PathBuf {
+    hadoop::cache().map(|cache| cache.join("tools").join(name)).unwrap_or_default()
+}
+
+fn cached_tool(name: &str) -> Option<Missing> {
+    let short = name.split('/').next().unwrap_or(name);
+    if is_executable(&tool(name)) {
+        return None;
+    }
+    missing(&format!("{short} is not installed"), &format!("`tests/prepare {short}` (it needs the network)"))
+}
+
+fn krb5() -> Option<Missing> {
+    second_user()
+        .or_else(|| sbin_program("krb5kdc", "krb5-kdc"))
+        .or_else(|| sbin_program("kadmin.local", "krb5-admin-server"))
+        .or_else(|| program("kinit", "krb5-user"))
+}
+
+fn sbin_program(name: &str, package: &str) -> Option<Missing> {
+    if is_executable(&Path::new("/usr/sbin").join(name)) { None } else { program(name, package) }
 }
 
 fn demo() -> Option<Missing> {

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::{NodeKey, live::Live};
+use super::{FileSystem, NodeKey, databases::Slot, live::Live};
 use crate::{
     cache::{Source, Stream},
     error::Result,
-    store::{Metadata, Reader, StorePath},
+    store::{Metadata, StorePath},
 };
 
 /// Readers kept after their last handle was closed, so that opening a file anew for each query costs
@@ -30,14 +30,7 @@ pub(super) struct OpenFile {
     pub(super) ino: u64,
     pub(super) key: NodeKey,
     pub(super) source: Source,
-}
-
-impl OpenFile {
-    pub(super) fn new(ino: u64, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Self {
-        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
-        let source = Source { file: key.digest(), reader };
-        Self { ino, key, source }
-    }
+    pub(super) database: Arc<Slot>,
 }
 
 /// What a handle was opened on.
@@ -57,10 +50,10 @@ pub(super) struct FileHandle {
 impl FileHandle {
     /// The generation that it reads now. Of a file that is being written: what was written so far,
     /// finished for the purpose.
-    pub(super) async fn file(&self) -> Result<Arc<OpenFile>> {
+    pub(super) async fn file(&self, fs: &FileSystem) -> Result<Arc<OpenFile>> {
         match &self.target {
             Target::Settled(file) => Ok(file.clone()),
-            Target::Live { file, .. } => file.reader().await,
+            Target::Live { file, .. } => file.reader(fs).await,
         }
     }
 

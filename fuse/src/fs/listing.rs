@@ -40,6 +40,7 @@ impl FileSystem {
     /// [`FileSystem::told`].
     pub async fn readdir(&self, fh: u64, offset: u64, attrs: bool) -> Result<Vec<DirEntry>> {
         let dir = self.dirs.get(fh).ok_or_else(|| no_handle(fh))?;
+        self.speculation.listed(&dir.path);
         self.within(&dir.path, async {
             let mut entries = Vec::new();
             if offset < DOTS {

@@ -12,8 +12,10 @@ use parking_lot::{Mutex, RwLock};
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, time::Instant};
+use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::{
+    admin::{WarmFailure, WarmProgress},
     attr::Attr,
     attributes::{SetAttr, SetTime},
     callers::{Caller, UserStores},
@@ -28,23 +30,29 @@ pub use self::{
 };
 use self::{
     callers::Callers,
+    databases::Databases,
     dirs::Dirs,
     files::{Files, OpenFile},
     inodes::InodeTable,
     live::stream::Budget,
     owners::Owners,
+    speculation::Speculation,
     stats::{Stat, Stats},
 };
 use crate::{
-    cache::{BlockCache, CacheSettings, CacheSnapshot, Stream},
+    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream, Tiers},
+    disk::DiskCache,
     error::{Error, ErrorKind, Result},
-    store::{FileKind, Metadata, Store, StorePath},
+    memory::{self, Division, Wishes},
+    store::{FileKind, Generation, Metadata, Reader, Store, StorePath},
 };
 
+mod admin;
 mod attr;
 mod attributes;
 mod callers;
 mod changes;
+mod databases;
 mod dirs;
 mod files;
 pub mod inodes;
@@ -52,11 +60,14 @@ mod listing;
 mod live;
 mod owners;
 mod settings;
+mod speculation;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod timings;
 mod usage;
+#[cfg(test)]
+mod write_tests;
 mod writes;
 
 /// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
@@ -68,10 +79,6 @@ pub const XATTR_PATH: &str = "user.springhouse.path";
 
 /// Readahead that was not touched for this long is let go.
 const STREAM_IDLE: Duration = Duration::from_secs(5);
-
-/// What may be on its way to the store: this part of the memory, but no more than fills a fast network.
-const WRITES_SHARE: u64 = 8;
-const WRITES_BYTES_MAX: u64 = 64 << 20;
 
 /// A file that was asked for to be written, and was not opened then, is given up after this long.
 const IDLE_LIVE: Duration = Duration::from_secs(10);
@@ -126,7 +133,10 @@ pub struct FileSystem {
     owners: Owners,
     files: Files,
     dirs: Dirs,
-    cache: BlockCache,
+    cache: Arc<BlockCache>,
+    databases: Databases,
+    speculation: Speculation,
+    division: Division,
     usage: usage::Known,
     write_budget: Budget,
     timings: Timings,
@@ -146,17 +156,37 @@ impl FileSystem {
     /// A file system over `store`. Reads of the store run on `runtime`, and every operation has to be
     /// polled inside of a Tokio runtime.
     pub fn new(store: Arc<dyn Store>, settings: FsSettings, runtime: Handle) -> Result<Self> {
-        let cache = BlockCache::new(
-            CacheSettings {
+        let division = memory::divide(
+            settings.memory_bytes,
+            &Wishes {
                 cache_bytes: settings.cache_bytes,
-                block_bytes: settings.block_bytes.into(),
                 pinned_bytes: settings.pinned_bytes,
                 readahead_bytes: settings.prefetch_bytes,
+                inodes_max: settings.inodes_max,
+            },
+        )?;
+        let disk = settings
+            .disk
+            .as_ref()
+            .map(|disk| DiskCache::open(&disk.dir, disk.bytes_max, division.disk_queue_bytes).map(Arc::new));
+        let cache = Arc::new(BlockCache::with_tiers(
+            CacheSettings {
+                cache_bytes: division.cache_bytes,
+                block_bytes: settings.block_bytes.into(),
+                pinned_bytes: division.pinned_bytes,
+                readahead_bytes: division.readahead_bytes,
                 extent_bytes: EXTENT_BYTES,
                 deadline: settings.deadline,
             },
+            Tiers {
+                disk: disk.transpose()?,
+                store: xxh3_64(store.url().to_string().as_bytes()),
+                in_flight_bytes: division.in_flight_bytes,
+            },
             runtime.clone(),
-        )?;
+        )?);
+        let databases_bytes = if settings.sqlite { division.pinned_bytes } else { 0 };
+        let databases = Databases::new(cache.clone(), runtime.clone(), databases_bytes);
         let deadlines_passed = prometheus::IntCounter::new(
             "springhouse_mount_deadlines_total",
             "File system operations that ended at the deadline",
@@ -167,13 +197,16 @@ impl FileSystem {
             tuning: RwLock::new(Tuning::from(&settings)),
             callers: Callers::default(),
             inodes: Mutex::default(),
-            stats: Stats::new(),
+            stats: Stats::new(division.stats_max),
             owners: Owners::default(),
             files: Files::default(),
             dirs: Dirs::default(),
             cache,
+            databases,
+            speculation: Speculation::new(runtime.clone()),
+            division,
             usage: usage::Known::default(),
-            write_budget: Budget::new((settings.memory_bytes / WRITES_SHARE).min(WRITES_BYTES_MAX)),
+            write_budget: Budget::new(division.dirty_bytes),
             timings: Timings::new()?,
             deadlines_passed,
             settings,
@@ -201,6 +234,16 @@ impl FileSystem {
         &self.timings
     }
 
+    /// The block cache, for those who tune it.
+    pub fn cache(&self) -> &BlockCache {
+        &self.cache
+    }
+
+    /// How the memory bound is divided.
+    pub fn division(&self) -> &Division {
+        &self.division
+    }
+
     /// What `name` in the directory `parent` is. A found one is counted as told to the kernel once.
     pub async fn lookup(&self, caller: Caller, parent: u64, name: &str) -> Result<Looked> {
         let path = Arc::new(self.directory(parent)?.join(name)?);
@@ -208,10 +251,11 @@ impl FileSystem {
             if let Some(looked) = self.look_up_live(caller, &path).await? {
                 return Ok(looked);
             }
+            self.speculate(caller, &path);
             let stat = self.stat(caller, &path).await?;
             let Some(metadata) = stat.found else {
-                let lifetime = self.tuning().negative_lifetime;
-                let ttl = self.lifetime(lifetime, stat.asked);
+                self.speculation.is_no_file(&path);
+                let ttl = self.lifetime(self.tuning().negative_lifetime, stat.asked);
                 return Ok(Looked { attr: None, ttl, attr_ttl: ttl });
             };
             let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
@@ -276,8 +320,13 @@ impl FileSystem {
                     file
                 }
                 _ => {
-                    let asked = Instant::now();
-                    let reader = match store.open(&key.path, Some(generation)).await {
+                    let early = self.early(&key.path, generation).await;
+                    let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
+                    let opened = match early {
+                        Some((reader, _)) => Ok(reader),
+                        None => store.open(&key.path, Some(generation)).await,
+                    };
+                    let reader = match opened {
                         Ok(reader) => reader,
                         Err(error) => {
                             // The kernel's next lookup must not be answered from memory.
@@ -290,7 +339,7 @@ impl FileSystem {
                     };
                     let found = Some(Arc::new(reader.metadata().clone()));
                     self.stats.put(self.viewer(caller), key.path.clone(), Stat { found, asked });
-                    Arc::new(OpenFile::new(ino, key.path.clone(), reader))
+                    self.open_file(ino, key.path.clone(), reader)
                 }
             };
             let keep_pages = !self.inodes.lock().take_written(ino);
@@ -307,9 +356,12 @@ impl FileSystem {
             if let Some(bytes) = handle.read_live(offset, len).await? {
                 return Ok(bytes);
             }
-            let file = handle.file().await?;
+            let file = handle.file(self).await?;
+            self.databases.requested(&file.database, &file.source, offset, len);
             self.cache.observe(&file.source, &handle.stream, offset, len);
-            self.cache.read(&file.source, offset, len).await
+            let bytes = self.cache.read(&file.source, offset, len).await?;
+            self.databases.arrived(&file.database, &file.source, offset, &bytes);
+            Ok(bytes)
         };
         let outcome = self.within(&handle.path(), read).await;
         if outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Stale) {
@@ -341,6 +393,8 @@ impl FileSystem {
     pub fn maintain(&self) {
         self.files.maintain(STREAM_IDLE);
         self.maintain_live(IDLE_LIVE);
+        self.databases.maintain();
+        self.speculation.maintain();
     }
 
     /// Entries that the kernel should be asked to drop, as directory inode and name, because it holds
@@ -349,8 +403,9 @@ impl FileSystem {
         let keep = self.files.inos();
         let mut inodes = self.inodes.lock();
         // Some below the bound, so that this does not run for every single one.
-        let target = self.settings.inodes_max - self.settings.inodes_max / 8;
-        if inodes.count() <= self.settings.inodes_max {
+        let inodes_max = self.division.inodes_max;
+        let target = inodes_max - inodes_max / 8;
+        if inodes.count() <= inodes_max {
             return Vec::new();
         }
         let count = (inodes.count() - target).min(VICTIMS_MAX);
@@ -395,6 +450,36 @@ impl FileSystem {
                 Err(Error::new(ErrorKind::NotADirectory, format!("{path} is not a directory")))
             }
         }
+    }
+
+    /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
+    /// his own rights: the reader would be of another.
+    fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
+        let freshness = self.tuning().freshness;
+        let worth_it = self.settings.sqlite && !self.by_caller() && !freshness.is_zero();
+        if worth_it && !self.stats.is_fresh(self.viewer(caller), path, freshness) {
+            self.speculation.looked_up(&self.store.0, path);
+        }
+    }
+
+    async fn early(
+        &self,
+        path: &Arc<StorePath>,
+        generation: Generation,
+    ) -> Option<(Arc<dyn Reader>, Instant)> {
+        if self.by_caller() {
+            return None;
+        }
+        self.speculation.take(path, generation, self.tuning().freshness).await
+    }
+
+    /// A generation that was opened, ready for handles.
+    fn open_file(&self, ino: u64, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Arc<OpenFile> {
+        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
+        let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
+        self.cache.name(source.file, key.path.as_str());
+        let database = self.databases.open(&source, key.path.name());
+        Arc::new(OpenFile { ino, key, source, database })
     }
 
     /// What is at `path` as `caller` sees it, no older than the freshness.

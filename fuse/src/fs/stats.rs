@@ -10,7 +10,7 @@ use crate::{
     store::{Metadata, Store, StorePath},
 };
 
-/// Most answers remembered; about 400 bytes each.
+/// Most answers remembered, however much memory there is.
 const STATS_MAX: u64 = 65_536;
 
 /// Users whose answers about one path are remembered.
@@ -38,13 +38,21 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stats_max: u64) -> Self {
         let known = moka::sync::Cache::builder()
-            .max_capacity(STATS_MAX)
+            .max_capacity(stats_max.min(STATS_MAX))
             // Only to give memory back: `moka` has a clock of its own, so age is judged here.
             .time_to_live(KEEP_MAX)
             .build();
         Self { known, changed: Mutex::new(Instant::now()) }
+    }
+
+    /// Whether [`Stats::get`] would answer from memory.
+    pub(super) fn is_fresh(&self, user: u32, path: &Arc<StorePath>, freshness: Duration) -> bool {
+        let fresh = |known: Arc<Vec<(u32, Stat)>>| {
+            known.iter().any(|(of, stat)| *of == user && stat.asked.elapsed() < freshness)
+        };
+        self.known.get(path).is_some_and(fresh)
     }
 
     /// What is at `path` as `user` sees it, from memory while it is no older than `freshness`.

@@ -39,6 +39,8 @@ pub struct MountOptions {
     pub source: String,
     /// Whether users other than the one who mounts may use it.
     pub allow_other: bool,
+    /// Whether programs in it cannot be run.
+    pub noexec: bool,
     /// Session threads, 1 to 16.
     pub threads: usize,
 }
@@ -76,6 +78,9 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     config.mount_options = vec![MountOption::FSName(source), subtype, access];
     if fs.kernel_decides() {
         config.mount_options.push(MountOption::DefaultPermissions);
+    }
+    if options.noexec {
+        config.mount_options.push(MountOption::NoExec);
     }
     let callbacks = Callbacks::new(fs.clone(), runtime.clone());
     let session = Session::new(callbacks, &options.dir, &config).map_err(|error| {

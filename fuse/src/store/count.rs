@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 
 pub use self::counters::{Counters, Operation, OperationSnapshot, Snapshot};
-use super::{CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer};
+use super::{
+    AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
+    Writer,
+};
 use crate::error::Result;
 
 mod counters;
@@ -80,6 +83,27 @@ impl Store for Count {
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         let call = self.counters.start(Operation::CreateDir);
         call.done(self.inner.create_dir(path).await)
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        let call = self.counters.start(Operation::Append);
+        let (inner, end) = call.done(self.inner.append(path).await)?;
+        Ok((Box::new(CountedWriter { inner, counters: Arc::clone(&self.counters) }), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        let call = self.counters.start(Operation::Truncate);
+        call.done(self.inner.truncate(path, len).await)
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        let call = self.counters.start(Operation::SetAttributes);
+        call.done(self.inner.set_attributes(path, changes).await)
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        let call = self.counters.start(Operation::MakeDir);
+        call.done(self.inner.make_dir(path, mode).await)
     }
 
     async fn usage(&self) -> Result<Usage> {

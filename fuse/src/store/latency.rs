@@ -7,7 +7,10 @@ use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 use tokio::time::sleep;
 
-use super::{CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer};
+use super::{
+    AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
+    Writer,
+};
 use crate::error::Result;
 
 /// Waits before every call to the store below it. A listing waits once: it is mostly one answer.
@@ -62,6 +65,27 @@ impl Store for Latency {
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         sleep(self.added).await;
         self.inner.create_dir(path).await
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        sleep(self.added).await;
+        let (inner, end) = self.inner.append(path).await?;
+        Ok((Box::new(LateWriter { inner, added: self.added }), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        sleep(self.added).await;
+        self.inner.truncate(path, len).await
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        sleep(self.added).await;
+        self.inner.set_attributes(path, changes).await
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        sleep(self.added).await;
+        self.inner.make_dir(path, mode).await
     }
 
     async fn usage(&self) -> Result<Usage> {

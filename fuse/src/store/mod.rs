@@ -26,6 +26,8 @@ mod open;
 mod outage;
 mod path;
 mod single_flight;
+#[cfg(test)]
+mod tests;
 mod url;
 
 pub use self::{
@@ -193,28 +195,24 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a directory and its missing parents; an existing directory is no error.
     async fn create_dir(&self, path: &StorePath) -> Result<()>;
 
-    /// Goes on writing an existing file at its end; also says where that is, in bytes.
-    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
-        Err(unsupported(path, "appending"))
-    }
+    /// Goes on writing an existing file at its end; also says where that is, in bytes. In HDFS a
+    /// file that somebody else is writing is `Busy`; a local directory keeps writers apart by nothing.
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)>;
 
     /// Cuts a file to `len` bytes, or makes it longer with zeros where the store can.
-    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
-        let _ = len;
-        Err(unsupported(path, "truncating"))
-    }
+    ///
+    /// HDFS's client can only keep the length, or cut to 0: then the file is replaced by an empty one of
+    /// the same mode, owner, group, replication and block size (ACLs and extended attributes go). Any
+    /// other length is `Unsupported`, and so is 0 for a user who may not give the new file its owner.
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()>;
 
-    /// Changes what `changes` names. Not atomic: a failure may leave some of it done.
-    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
-        let _ = changes;
-        Err(unsupported(path, "changing attributes"))
-    }
+    /// Changes what `changes` names: owner and group first, then the mode, then the times. Not atomic: a
+    /// failure may leave some of it done. Setting `mtime` makes a new generation in HDFS.
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()>;
 
     /// Makes one directory: its parent must exist, and nothing may have its name (`AlreadyExists`).
-    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
-        let _ = mode;
-        Err(unsupported(path, "making one directory"))
-    }
+    /// HDFS has no such call: of two who make the same one at the same moment both may be told yes.
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()>;
 
     /// Sizes for `statfs`, as honest as the store's client allows.
     async fn usage(&self) -> Result<Usage>;
@@ -254,10 +252,6 @@ fn check_generation(path: &dyn fmt::Display, found: &Metadata, expected: Option<
         )),
         _ => Ok(()),
     }
-}
-
-fn unsupported(path: &StorePath, what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{path}: {what} is not possible in this store"))
 }
 
 /// A directory cannot be moved to below itself.

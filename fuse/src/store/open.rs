@@ -54,7 +54,7 @@ impl Default for RetryPolicy {
 }
 
 /// What the HDFS client is told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HdfsOptions {
     /// Directory of `core-site.xml` and `hdfs-site.xml`; `None`: `HADOOP_CONF_DIR`, then
     /// `HADOOP_HOME/etc/hadoop`.

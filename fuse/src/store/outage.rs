@@ -15,7 +15,8 @@ use futures::{StreamExt, stream::BoxStream};
 use parking_lot::Mutex;
 
 use super::{
-    CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer,
+    AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
+    Writer,
     deadline::{is_silence, now},
 };
 use crate::error::{Error, Result};
@@ -146,6 +147,22 @@ impl Store for Outage {
 
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         self.names.note(self.inner.create_dir(path).await)
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        self.names.note(self.inner.append(path).await)
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        self.names.note(self.inner.truncate(path, len).await)
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        self.names.note(self.inner.set_attributes(path, changes).await)
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        self.names.note(self.inner.make_dir(path, mode).await)
     }
 
     async fn usage(&self) -> Result<Usage> {

@@ -21,7 +21,8 @@ use futures::{
 use parking_lot::Mutex;
 
 use super::{
-    Counters, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer,
+    AttributeChanges, Counters, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath,
+    StoreUrl, Usage, Writer,
 };
 use crate::error::Result;
 
@@ -154,6 +155,23 @@ impl Store for SingleFlight {
 
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         self.change(self.inner.create_dir(path)).await
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        let (inner, end) = self.change(self.inner.append(path)).await?;
+        Ok((Box::new(ChangingWriter { inner, changes: Arc::clone(&self.changes) }), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        self.change(self.inner.truncate(path, len)).await
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        self.change(self.inner.set_attributes(path, changes)).await
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        self.change(self.inner.make_dir(path, mode)).await
     }
 
     async fn usage(&self) -> Result<Usage> {

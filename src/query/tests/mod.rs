@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use serde_json::Value as Json;
 use springhouse_fuse::store::{Generation, generation_of};
@@ -24,6 +25,7 @@ use super::{Engine, Format, OpenFile, Query, QuerySettings, SegmentFiles, from_i
 
 mod damage;
 mod encoding;
+mod hints;
 mod limits;
 mod pool;
 mod sandbox;
@@ -38,6 +40,8 @@ pub(super) struct Dir {
     stale: AtomicU64,
     /// Not 0: files may be written in place, so that they are looked at after reading.
     verifies: AtomicU64,
+    /// Hints as they came; `None`: none are taken.
+    hints: Mutex<Option<Vec<Vec<u32>>>>,
 }
 
 impl SegmentFiles for Dir {
@@ -73,6 +77,17 @@ impl SegmentFiles for Dir {
     fn exists(&self, path: &str) -> Result<bool, ApiError> {
         Ok(self.root.join(&path[1..]).exists())
     }
+
+    fn takes_hints(&self) -> bool {
+        self.hints.lock().is_some()
+    }
+
+    fn hint(&self, path: &str, generation: Generation, roots: &[u32]) {
+        assert_eq!(self.generation(path), Ok(generation));
+        if let Some(hints) = &mut *self.hints.lock() {
+            hints.push(roots.to_vec());
+        }
+    }
 }
 
 pub(super) struct Bench {
@@ -101,6 +116,7 @@ impl Bench {
             epoch: AtomicU64::new(0),
             stale: AtomicU64::new(0),
             verifies: AtomicU64::new(0),
+            hints: Mutex::default(),
         });
         let registry = Registry::new();
         let engine = Engine::start(settings, files.clone(), &registry).expect("an engine");

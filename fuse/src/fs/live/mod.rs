@@ -18,7 +18,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::files::OpenFile;
+use super::{FileSystem, files::OpenFile};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{Metadata, Store, StorePath},
@@ -214,7 +214,7 @@ impl Live {
     }
 
     /// The finished file, open for reading.
-    pub(super) async fn reader(&self) -> Result<Arc<OpenFile>> {
+    pub(super) async fn reader(&self, fs: &FileSystem) -> Result<Arc<OpenFile>> {
         let metadata = self.finish().await?;
         if let Some(open) = self.shared.view.read().reader.clone() {
             return Ok(open);
@@ -222,7 +222,7 @@ impl Live {
         let path = self.shared.path();
         let reader = self.shared.store.0.open(&path, Some(metadata.generation)).await?;
         let ino = self.shared.ino.get().copied().unwrap_or_default();
-        let open = Arc::new(OpenFile::new(ino, path, reader));
+        let open = fs.open_file(ino, path, reader);
         let mut view = self.shared.view.write();
         if view.metadata.generation == metadata.generation && view.metadata.len == metadata.len {
             view.reader = Some(open.clone());

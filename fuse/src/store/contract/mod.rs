@@ -13,6 +13,7 @@ pub use self::model::{Operation, check_operations};
 use super::{CreateOptions, Entry, Metadata, Store, StorePath};
 use crate::error::{ErrorKind, Result};
 
+mod changes;
 mod model;
 mod promises;
 
@@ -25,6 +26,10 @@ pub async fn check_store(store: &dyn Store, dir: &StorePath) {
     promises::reads(store, &at("reads")).await;
     promises::creation(store, &at("creation")).await;
     promises::renames(store, &at("renames")).await;
+    changes::appending(store, &at("appending")).await;
+    changes::truncation(store, &at("truncation")).await;
+    changes::attributes(store, &at("attributes")).await;
+    changes::one_directory(store, &at("one directory")).await;
     promises::deletion(store, &at("deletion")).await;
     promises::generations(store, &at("generations")).await;
     promises::replacement(store, &at("replacement")).await;

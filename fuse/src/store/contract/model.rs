@@ -7,7 +7,10 @@ use bytes::Bytes;
 use super::{content, get, names, put};
 use crate::{
     error::{
-        ErrorKind::{self, AlreadyExists, InvalidArgument, IsADirectory, NotADirectory, NotEmpty, NotFound},
+        ErrorKind::{
+            self, AlreadyExists, InvalidArgument, IsADirectory, NotADirectory, NotEmpty, NotFound,
+            Unsupported,
+        },
         Result,
     },
     store::{CreateOptions, Store, StorePath},
@@ -42,6 +45,22 @@ pub enum Operation {
     Stat(String),
     /// Make a directory and its parents.
     CreateDir(String),
+    /// Make one directory.
+    MakeDir(String),
+    /// Go on writing a file.
+    Append {
+        /// Where.
+        path: String,
+        /// So many bytes.
+        len: usize,
+    },
+    /// Set a file's length.
+    Truncate {
+        /// Where.
+        path: String,
+        /// To this.
+        len: usize,
+    },
     /// Rename, perhaps over.
     Rename {
         /// From.
@@ -69,7 +88,7 @@ impl Operation {
             bits /= n;
             taken
         };
-        let kind = take(8);
+        let kind = take(11);
         let mut path = || {
             let depth = 1 + take(3);
             (0..depth).map(|_| ["a", "b", "ü c"][take(3) as usize]).collect::<Vec<_>>().join("/")
@@ -86,6 +105,9 @@ impl Operation {
             4 => Self::Stat(path()),
             5 => Self::CreateDir(path()),
             6 => Self::Rename { from: path(), to: path(), overwrite: take(2) == 1 },
+            7 => Self::MakeDir(path()),
+            8 => Self::Append { path: path(), len: [0, 1, 5_000][take(3) as usize] },
+            9 => Self::Truncate { path: path(), len: [0, 1, 100, 4_500][take(4) as usize] },
             _ => Self::Delete { path: path(), recursive: take(2) == 1 },
         }
     }
@@ -198,6 +220,24 @@ impl Model {
         Ok(())
     }
 
+    fn make_dir(&mut self, path: &str) -> Expected<()> {
+        self.parents(path).map_err(|_| &[NotFound, NotADirectory][..])?;
+        if self.0.contains_key(path) {
+            return Err(&[AlreadyExists]);
+        }
+        self.0.insert(path.into(), None);
+        Ok(())
+    }
+
+    /// Changes the bytes of a file; gives how many there were.
+    fn edit(&mut self, path: &str, change: impl FnOnce(&mut Vec<u8>)) -> Expected<u64> {
+        let mut bytes = self.file(path)?.to_vec();
+        let before = bytes.len() as u64;
+        change(&mut bytes);
+        self.0.insert(path.into(), Some(bytes.into()));
+        Ok(before)
+    }
+
     fn list(&self, path: &str) -> Expected<Vec<String>> {
         if self.get(path)?.is_some() {
             return Err(&[NotADirectory]);
@@ -225,6 +265,14 @@ fn same<T: PartialEq + std::fmt::Debug>(operation: &Operation, found: Result<T>,
         (Ok(_), Err(kinds)) => panic!("{operation:?} went well instead of failing by {kinds:?}"),
         (Err(error), Ok(_)) => panic!("{operation:?} failed: {error}"),
     }
+}
+
+/// Appends `data`; tells where the file ended before.
+async fn append(store: &dyn Store, path: &StorePath, data: Bytes) -> Result<u64> {
+    let (mut writer, end) = store.append(path).await?;
+    writer.write(data).await?;
+    writer.close().await?;
+    Ok(end)
 }
 
 /// Runs `operations` below `dir`, which must not exist, and compares each answer with the model's.
@@ -263,6 +311,24 @@ pub async fn check_operations(store: &dyn Store, dir: &StorePath, operations: &[
             }
             Operation::CreateDir(path) => {
                 same(operation, store.create_dir(&at(path)).await, model.create_dir(path));
+            }
+            Operation::MakeDir(path) => {
+                same(operation, store.make_dir(&at(path), None).await, model.make_dir(path));
+            }
+            Operation::Append { path, len } => {
+                let data = content(number as u64, *len);
+                let found = append(store, &at(path), data.clone()).await;
+                same(operation, found, model.edit(path, |bytes| bytes.extend_from_slice(&data)));
+            }
+            Operation::Truncate { path, len } => {
+                match store.truncate(&at(path), *len as u64).await {
+                    // Not every store can, except to nothing; it must leave the file as it was.
+                    Err(error) if error.kind() == Unsupported && *len > 0 => {}
+                    found => {
+                        let expected = model.edit(path, |bytes| bytes.resize(*len, 0));
+                        same(operation, found, expected.map(drop));
+                    }
+                }
             }
             Operation::Rename { from, to, overwrite } => {
                 let found = store.rename(&at(from), &at(to), *overwrite).await;

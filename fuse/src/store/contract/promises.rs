@@ -59,7 +59,7 @@ pub(super) async fn directories(store: &dyn Store, at: &StorePath) {
 }
 
 /// A new modification time needs a new millisecond.
-async fn tick() {
+pub(super) async fn tick() {
     tokio::time::sleep(std::time::Duration::from_millis(3)).await;
 }
 
@@ -163,6 +163,11 @@ pub(super) async fn renames(store: &dyn Store, at: &StorePath) {
     assert_eq!(get(store, &sub(at, "e/inner/f")).await.expect("read"), "in d", "with all below it");
     dir(store, &d).await;
     fails(store.rename(&d, &sub(at, "e"), true).await, &[NotEmpty], "over a directory with entries");
+    store.rename(&sub(at, "e"), &d, true).await.expect("a directory over an empty one");
+    assert_eq!(get(store, &sub(&d, "inner/f")).await.expect("read"), "in d", "in its place");
+    dir(store, &sub(at, "e")).await;
+    fails(store.rename(&b, &sub(at, "e"), true).await, &[IsADirectory], "a file over an empty directory");
+    fails(store.rename(&sub(at, "e"), &b, true).await, &[NotADirectory], "an empty directory over a file");
     fails(store.rename(&StorePath::root(), &d, true).await, &[InvalidArgument], "the root stays");
 }
 

@@ -43,13 +43,21 @@ pub enum Operation {
     Delete,
     /// [`Store::create_dir`].
     CreateDir,
+    /// [`Store::append`].
+    Append,
+    /// [`Store::truncate`].
+    Truncate,
+    /// [`Store::set_attributes`].
+    SetAttributes,
+    /// [`Store::make_dir`].
+    MakeDir,
     /// [`Store::usage`].
     Usage,
 }
 
 impl Operation {
     /// All of them, in the order of the snapshot.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Stat,
         Self::List,
         Self::Open,
@@ -61,6 +69,10 @@ impl Operation {
         Self::Rename,
         Self::Delete,
         Self::CreateDir,
+        Self::Append,
+        Self::Truncate,
+        Self::SetAttributes,
+        Self::MakeDir,
         Self::Usage,
     ];
 
@@ -78,6 +90,10 @@ impl Operation {
             Self::Rename => "rename",
             Self::Delete => "delete",
             Self::CreateDir => "create_dir",
+            Self::Append => "append",
+            Self::Truncate => "truncate",
+            Self::SetAttributes => "set_attributes",
+            Self::MakeDir => "make_dir",
             Self::Usage => "usage",
         }
     }

@@ -21,8 +21,8 @@ use tokio::time::{sleep, timeout};
 
 use self::{reader::SteadyReader, writer::SteadyWriter};
 use super::{
-    Counters, CreateOptions, Entry, Generation, Metadata, Reader, RetryPolicy, Store, StorePath, StoreUrl,
-    Usage, Writer,
+    AttributeChanges, Counters, CreateOptions, Entry, Generation, Metadata, Reader, RetryPolicy, Store,
+    StorePath, StoreUrl, Usage, Writer,
     breaker::{Breaker, Pass, ReadsBreaker},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -264,6 +264,24 @@ impl Store for Deadline {
 
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         self.shared.change("mkdir", path, self.shared.inner.create_dir(path)).await
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        let (inner, end) = self.shared.change("append", path, self.shared.inner.append(path)).await?;
+        Ok((Box::new(SteadyWriter::new(Arc::clone(&self.shared), path.clone(), inner)), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        self.shared.change("truncate", path, self.shared.inner.truncate(path, len)).await
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        let call = self.shared.inner.set_attributes(path, changes);
+        self.shared.change("set attributes", path, call).await
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        self.shared.change("mkdir", path, self.shared.inner.make_dir(path, mode)).await
     }
 
     async fn usage(&self) -> Result<Usage> {

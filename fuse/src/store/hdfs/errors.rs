@@ -131,7 +131,12 @@ fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
         | "InvalidToken"
         | "SaslException"
         | "SecurityException" => ErrorKind::PermissionDenied,
-        "FileAlreadyExistsException" | "AlreadyBeingCreatedException" => ErrorKind::AlreadyExists,
+        "FileAlreadyExistsException" => ErrorKind::AlreadyExists,
+        // The lease of a file that was deleted, by us or somebody else.
+        "LeaseExpiredException" if message.contains("does not exist") => ErrorKind::NotFound,
+        "AlreadyBeingCreatedException" | "RecoveryInProgressException" | "LeaseExpiredException" => {
+            ErrorKind::Busy
+        }
         "PathIsNotEmptyDirectoryException" => ErrorKind::NotEmpty,
         "PathIsDirectoryException" => ErrorKind::IsADirectory,
         "SafeModeException"
@@ -156,6 +161,14 @@ fn kind_of_exception(class: &str, message: &str) -> ErrorKind {
         _ if message.contains("could only be written to 0 of") => ErrorKind::NoSpace,
         _ if message.contains("is not a directory") => ErrorKind::NotADirectory,
         _ if message.contains("Pathname too long") => ErrorKind::NameTooLong,
+        _ if message.contains("is not sufficiently replicated yet") => ErrorKind::Unavailable,
+        _ if message.contains("Access time for hdfs is not configured") => ErrorKind::Unsupported,
+        // Of `create`: the limits of the cluster.
+        _ if message.contains("Specified block size is less than")
+            || message.contains("Requested replication factor of") =>
+        {
+            ErrorKind::InvalidArgument
+        }
         _ => ErrorKind::Other,
     }
 }
@@ -183,6 +196,9 @@ mod tests {
             ),
             ("org.apache.hadoop.fs.InvalidPathException", ErrorKind::InvalidArgument),
             ("java.io.IOException", ErrorKind::Other),
+            ("org.apache.hadoop.hdfs.protocol.AlreadyBeingCreatedException", ErrorKind::Busy),
+            ("org.apache.hadoop.hdfs.protocol.RecoveryInProgressException", ErrorKind::Busy),
+            ("org.apache.hadoop.hdfs.server.namenode.LeaseExpiredException", ErrorKind::Busy),
         ];
         for (class, kind) in cases {
             let error = HdfsError::RPCError(class.into(), "reason\n\tat a.b.C".into());

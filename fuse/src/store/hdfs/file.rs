@@ -166,6 +166,24 @@ pub(super) struct HdfsWriter {
     pub(super) file: Arc<Mutex<FileWriter>>,
 }
 
+impl HdfsWriter {
+    /// Finishes the file durably.
+    pub(super) async fn finish(&self) -> Result<()> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let close = async move {
+            let mut file = file.lock().await;
+            // Closing alone leaves the last bytes in the DataNodes' page caches. A file of no bytes has
+            // no HDFS block to be synchronised; an erasure coded one cannot be.
+            match file.hsync().await {
+                Ok(()) | Err(HdfsError::UnsupportedFeature(_)) => {}
+                Err(error) => return Err(translate(&error, &path)),
+            }
+            file.close().await.map_err(|e| translate(&e, &path))
+        };
+        self.connection.run(&self.path, close).await
+    }
+}
+
 #[async_trait]
 impl Writer for HdfsWriter {
     async fn write(&mut self, data: Bytes) -> Result<()> {
@@ -183,17 +201,6 @@ impl Writer for HdfsWriter {
     }
 
     async fn close(self: Box<Self>) -> Result<()> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let close = async move {
-            let mut file = file.lock().await;
-            // Closing alone leaves the last bytes in the DataNodes' page caches. A file of no bytes has
-            // no HDFS block to be synchronised; an erasure coded one cannot be.
-            match file.hsync().await {
-                Ok(()) | Err(HdfsError::UnsupportedFeature(_)) => {}
-                Err(error) => return Err(translate(&error, &path)),
-            }
-            file.close().await.map_err(|e| translate(&e, &path))
-        };
-        self.connection.run(&self.path, close).await
+        self.finish().await
     }
 }

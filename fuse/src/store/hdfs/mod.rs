@@ -20,15 +20,18 @@ use self::{
     file::{HdfsReader, HdfsWriter},
 };
 use super::{
-    CreateOptions, Entry, FileKind, Generation, HdfsOptions, Metadata, Reader, Store, StorePath, StoreUrl,
-    Usage, Writer,
+    AttributeChanges, CreateOptions, Entry, FileKind, Generation, HdfsOptions, Metadata, Reader, Store,
+    StorePath, StoreUrl, Usage, Writer,
 };
 use crate::error::{Error, ErrorKind, Result};
 
+mod change;
 mod client;
 mod errors;
 mod file;
 mod replicas;
+#[cfg(test)]
+mod tests;
 
 /// Entries that one visit to the HDFS runtime lists; as many as the NameNode sends at once.
 const LIST_BATCH: usize = 1000;
@@ -228,6 +231,13 @@ impl Store for HdfsStore {
         if let Some(mode) = options.mode {
             write = write.permission(mode & 0o7777);
         }
+        if let Some(replication) = options.replication {
+            write = write.replication(replication);
+        }
+        if let Some(block_size) = options.block_size {
+            change::check_block_size(&at, block_size)?;
+            write = write.block_size(block_size);
+        }
         let asked = at.clone();
         let created =
             self.connection.call(&at, |client| async move { client.create(&asked, write).await }).await;
@@ -242,6 +252,10 @@ impl Store for HdfsStore {
                     Err(other) if other.kind() == ErrorKind::IsADirectory => Err(other),
                     _ => Err(error),
                 }
+            }
+            // Somebody is writing it: it is there.
+            Err(error) if error.kind() == ErrorKind::Busy && !options.overwrite => {
+                Err(Error::new(ErrorKind::AlreadyExists, error.message()))
             }
             Err(error) => Err(error),
         }
@@ -289,6 +303,23 @@ impl Store for HdfsStore {
         let at = self.at(path);
         let asked = at.clone();
         self.connection.call(&at, |client| async move { client.mkdirs(&asked, 0o755, true).await }).await
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        let (writer, end) = change::append(&self.connection, self.at(path)).await?;
+        Ok((Box::new(writer), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        change::truncate(&self.connection, &self.at(path), len).await
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        change::set_attributes(&self.connection, &self.at(path), changes).await
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        change::make_dir(&self.connection, &self.at(path), mode).await
     }
 
     async fn usage(&self) -> Result<Usage> {

@@ -27,9 +27,13 @@ use self::{
     file::{LocalReader, LocalWriter},
     names::Names,
 };
-use super::{CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage, Writer};
+use super::{
+    AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
+    Writer,
+};
 use crate::error::{Error, ErrorKind, Result};
 
+mod attributes;
 mod beneath;
 mod dirs;
 mod file;
@@ -303,6 +307,28 @@ impl Store for LocalStore {
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         let path = path.clone();
         self.run(move |store| store.create_dir_now(&path)).await
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        let target = path.clone();
+        let (file, offset) = self.run(move |store| store.append_now(&target)).await?;
+        let writer = LocalWriter { store: self.clone(), path: path.clone(), file: Arc::new(file), offset };
+        Ok((Box::new(writer), offset))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        let path = path.clone();
+        self.run(move |store| store.truncate_now(&path, len)).await
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        let (path, changes) = (path.clone(), changes.clone());
+        self.run(move |store| store.set_attributes_now(&path, &changes)).await
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        let path = path.clone();
+        self.run(move |store| store.make_dir_now(&path, mode)).await
     }
 
     async fn usage(&self) -> Result<Usage> {

@@ -25,7 +25,8 @@ use self::{
     tree::{Alive, Tree},
 };
 use super::{
-    CreateOptions, Entry, Generation, Metadata, Operation, Reader, Store, StorePath, StoreUrl, Usage, Writer,
+    AttributeChanges, CreateOptions, Entry, Generation, Metadata, Operation, Reader, Store, StorePath,
+    StoreUrl, Usage, Writer,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -155,6 +156,35 @@ impl Store for MemoryStore {
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
         self.arrive(Operation::CreateDir, path).await?;
         self.inner.tree.lock().create_dir(path)
+    }
+
+    async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
+        self.arrive(Operation::Append, path).await?;
+        let tree = self.inner.tree.lock();
+        let node = tree.file(path)?;
+        let writer = MemoryWriter {
+            store: self.clone(),
+            path: path.clone(),
+            alive: Arc::clone(&node.alive),
+            written: BytesMut::from(&node.bytes[..]),
+        };
+        let end = writer.written.len() as u64;
+        Ok((Box::new(writer), end))
+    }
+
+    async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
+        self.arrive(Operation::Truncate, path).await?;
+        self.inner.tree.lock().truncate(path, len)
+    }
+
+    async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        self.arrive(Operation::SetAttributes, path).await?;
+        self.inner.tree.lock().set_attributes(path, changes)
+    }
+
+    async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        self.arrive(Operation::MakeDir, path).await?;
+        self.inner.tree.lock().make_dir(path, mode)
     }
 
     async fn usage(&self) -> Result<Usage> {

@@ -14,7 +14,9 @@ use bytes::Bytes;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{CreateOptions, Entry, FileKind, Generation, Metadata, StorePath, refuse_into_itself},
+    store::{
+        AttributeChanges, CreateOptions, Entry, FileKind, Generation, Metadata, StorePath, refuse_into_itself,
+    },
 };
 
 /// Gone once its file was replaced or deleted; shared with the readers.
@@ -154,7 +156,10 @@ impl Tree {
             Some(node) => node.alive.store(false, SeqCst),
             None => {}
         }
-        let node = self.node(FileKind::File, Bytes::new(), options.mode.unwrap_or(0o644) & 0o7777);
+        let mut node = self.node(FileKind::File, Bytes::new(), options.mode.unwrap_or(0o644) & 0o7777);
+        let metadata = &mut node.metadata;
+        metadata.replication = options.replication.unwrap_or(metadata.replication);
+        metadata.block_size = options.block_size.unwrap_or(metadata.block_size);
         self.nodes.insert(path.clone(), node);
         self.touch(&parent);
         Ok(())
@@ -186,6 +191,52 @@ impl Tree {
         let node = self.node(FileKind::Directory, Bytes::new(), 0o755);
         self.nodes.insert(path.clone(), node);
         self.touch(&parent);
+        Ok(())
+    }
+
+    /// Makes one directory.
+    pub(super) fn make_dir(&mut self, path: &StorePath, mode: Option<u32>) -> Result<()> {
+        let Some(parent) = path.parent() else {
+            return Err(error(ErrorKind::AlreadyExists, path, "exists already"));
+        };
+        self.dir(&parent)?;
+        if self.nodes.contains_key(path) {
+            return Err(error(ErrorKind::AlreadyExists, path, "exists already"));
+        }
+        let node = self.node(FileKind::Directory, Bytes::new(), mode.unwrap_or(0o755) & 0o7777);
+        self.nodes.insert(path.clone(), node);
+        self.touch(&parent);
+        Ok(())
+    }
+
+    /// Cuts a file, or makes it longer with zeros.
+    pub(super) fn truncate(&mut self, path: &StorePath, len: u64) -> Result<()> {
+        let node = self.file(path)?;
+        let (alive, mut bytes) = (Arc::clone(&node.alive), node.bytes.to_vec());
+        if bytes.len() as u64 == len {
+            return Ok(());
+        }
+        let len = usize::try_from(len).map_err(|_| error(ErrorKind::NoSpace, path, "does not fit"))?;
+        bytes.resize(len, 0);
+        self.fill(path, &alive, bytes.into())
+    }
+
+    pub(super) fn set_attributes(&mut self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
+        self.get(path)?;
+        let generation = self.next_generation();
+        let Some(Node { metadata, .. }) = self.nodes.get_mut(path) else { return Ok(()) };
+        if let Some(owner) = &changes.owner {
+            metadata.owner.clone_from(owner);
+        }
+        if let Some(group) = &changes.group {
+            metadata.group.clone_from(group);
+        }
+        metadata.mode = changes.mode.map_or(metadata.mode, |mode| mode & 0o7777);
+        metadata.atime = changes.atime.unwrap_or(metadata.atime);
+        if let Some(mtime) = changes.mtime {
+            metadata.mtime = mtime;
+            metadata.generation = generation;
+        }
         Ok(())
     }
 

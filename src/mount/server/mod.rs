@@ -1,13 +1,6 @@
 //! Answers at the control socket, and at a TCP address for scrapers.
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
@@ -17,17 +10,14 @@ use axum::{
     routing::get,
 };
 use prometheus::{IntGauge, Registry, TextEncoder};
-use springhouse_fuse::{
-    error::{Error, ErrorKind, Result},
-    fs::FileSystem,
-    store::OpenedStore,
-};
-use tokio::{
-    net::{TcpListener, UnixListener},
-    runtime::Handle,
-};
+use springhouse_fuse::{fs::FileSystem, store::OpenedStore};
+use tokio::{net::TcpListener, runtime::Handle};
 
-use super::{MountStats, control::make_runtime_dir};
+pub(super) use self::socket::{ControlSocket, OwnersOnly};
+use super::MountStats;
+
+mod admin;
+mod socket;
 
 /// What there is to tell of one mount.
 #[derive(Debug)]
@@ -55,12 +45,15 @@ pub(super) struct Gauges {
 impl Gauges {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         type Size = (&'static str, &'static str, SizeOf);
-        let sizes: [Size; 6] = [
+        let sizes: [Size; 9] = [
             ("springhouse_mount_inodes", "Inodes that the kernel holds", |s| s.fs.inodes as u64),
             ("springhouse_mount_open_files", "Open file handles", |s| s.fs.open_files as u64),
             ("springhouse_cache_bytes", "Bytes of cached blocks", |s| s.fs.cache.cached_bytes),
             ("springhouse_cache_bytes_max", "Bound of the block cache", |s| s.fs.cache.cache_bytes_max),
             ("springhouse_readahead_bytes", "Bytes of readahead buffers", |s| s.fs.cache.readahead_bytes),
+            ("springhouse_pinned_bytes", "Bytes of pinned pages", |s| s.fs.cache.pinned_bytes),
+            ("springhouse_mount_memory_bytes", "Memory of the daemon", |s| s.memory_resident_bytes),
+            ("springhouse_mount_memory_bytes_max", "Its bound", |s| s.memory_bytes_max),
             ("springhouse_cache_in_flight", "Store reads of the cache under way", |s| s.fs.cache.in_flight),
         ];
         let mut all = Vec::with_capacity(sizes.len());
@@ -73,6 +66,15 @@ impl Gauges {
     }
 }
 
+/// What the kernel counts as this process' memory.
+fn resident_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup").ok();
+    let kib = text?
+        .lines()
+        .find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map(|kib: u64| kib << 10)
+}
+
 impl Status {
     fn stats(&self) -> MountStats {
         MountStats {
@@ -82,19 +84,29 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.since.elapsed().as_secs_f64(),
             mount_id: self.mount_id,
+            memory_resident_bytes: resident_bytes().unwrap_or(0),
+            memory_bytes_max: self.fs.settings().memory_bytes,
             fs: self.fs.snapshot(),
             store_calls: self.store.counters.snapshot(),
         }
     }
 }
 
-/// `/livez`, `/stats`, `/metrics`.
-pub(super) fn router(status: Arc<Status>) -> Router {
+/// `/livez`, `/stats`, `/metrics`: for everybody who reaches it.
+pub(super) fn public(status: Arc<Status>) -> Router {
+    reading().with_state(status)
+}
+
+/// The same, and what changes the mount: for its owner.
+pub(super) fn control(status: Arc<Status>) -> Router {
+    reading().merge(admin::router()).with_state(status)
+}
+
+fn reading() -> Router<Arc<Status>> {
     Router::new()
         .route("/livez", get(livez))
         .route("/stats", get(async |State(status): State<Arc<Status>>| Json(status.stats())))
         .route("/metrics", get(metrics))
-        .with_state(status)
 }
 
 /// Answers when the threads that serve the mount run, so that a daemon that hangs is known by silence.
@@ -113,50 +125,6 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
     match TextEncoder::new().encode_to_string(&status.registry.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-/// A bound control socket. Its file goes when this does, unless it is another daemon's by then.
-#[derive(Debug)]
-pub(super) struct ControlSocket {
-    path: PathBuf,
-    inode: u64,
-    pub(super) listener: Option<UnixListener>,
-}
-
-impl ControlSocket {
-    /// Binds `path` for this user only. What lies there of a daemon that died is replaced; the mount
-    /// point is known to be free, so nobody serves it.
-    pub(super) fn bind(path: &Path) -> Result<Self> {
-        let failed = |error: io::Error| Error::from_io(&error, format!("control socket {}", path.display()));
-        make_runtime_dir(path)?;
-        match fs::symlink_metadata(path) {
-            Ok(there) if std::os::unix::fs::FileTypeExt::is_socket(&there.file_type()) => {
-                if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                    return Err(Error::new(
-                        ErrorKind::AlreadyExists,
-                        format!(
-                            "control socket {} is in use; name another with --control-socket",
-                            path.display()
-                        ),
-                    ));
-                }
-                fs::remove_file(path).map_err(failed)?;
-            }
-            _ => {}
-        }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
-        Ok(Self { path: path.into(), inode, listener: Some(listener) })
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|there| there.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

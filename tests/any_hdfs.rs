@@ -1,0 +1,96 @@
+//! The mount on every kind of HDFS: two NameNodes, ViewFS; docs/SEMANTICS.md.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    harness::{
+        eventually, ha::HaHdfs, hdfs::Hdfs, kerberos::KerberosHdfs, mount::Mount, scratch, segments::noise,
+    },
+    registry::tests,
+};
+
+tests! {
+    [Fuse, Hdfs] failover_in_the_middle_of_reads_and_writes, viewfs_and_replication_settings;
+    [Fuse, Hdfs, Kerberos] kerberos_by_ticket_and_by_keytab;
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LEN: usize = 12 << 20;
+
+/// A NameNode dies while files are read and written: readers and writers go on with the other.
+fn failover_in_the_middle_of_reads_and_writes() {
+    let hdfs = HaHdfs::start();
+    let conf = format!("--hadoop-conf={}", hdfs.conf().display());
+    let mount = Mount::with(&hdfs.url("/"), &[&conf, "--store-deadline=40s", "--memory=64MiB"]);
+    let bytes = noise(1, LEN);
+    fs::write(mount.file("read"), &bytes).expect("written by the name service");
+
+    let mut reader = File::open(mount.file("read")).expect("it opens");
+    let mut got = vec![0; LEN];
+    reader.read_exact(&mut got[..LEN / 2]).expect("the first half");
+    let mut writer = File::create(mount.file("written")).expect("made");
+    writer.write_all(&bytes[..LEN / 2]).expect("the first half");
+    hdfs.fail_over_from(0);
+    reader.read_exact(&mut got[LEN / 2..]).expect("the second half");
+    assert!(got == bytes);
+    writer.write_all(&bytes[LEN / 2..]).expect("the second half, in new HDFS blocks");
+    writer.sync_all().expect("synced");
+    drop(writer);
+    // By names, too: stat, list, open, create with the NameNode that is active now.
+    eventually("names are answered", LIMIT, || fs::metadata(mount.file("written")).ok().map(drop));
+    assert!(fs::read(mount.file("written")).expect("it reads") == bytes);
+    fs::write(mount.file("after"), "x").expect("written");
+    assert_eq!(mount.sh("ls").lines().collect::<Vec<_>>(), ["after", "read", "written"]);
+}
+
+/// `viewfs://` puts directories of clusters into one tree; replication and block size are the mount's.
+fn viewfs_and_replication_settings() {
+    let hdfs = Hdfs::shared();
+    let (a, b) = (Arc::clone(&hdfs).dir("view-a"), Arc::clone(&hdfs).dir("view-b"));
+    let conf = scratch();
+    let property =
+        |name: &str, value: &str| format!("<property><name>{name}</name><value>{value}</value></property>");
+    let core = [
+        property("fs.defaultFS", "viewfs://archive"),
+        property("fs.viewfs.mounttable.archive.link./one", &a.url()),
+        property("fs.viewfs.mounttable.archive.link./two", &b.url()),
+    ];
+    let text = format!("<configuration>{}</configuration>", core.concat());
+    fs::write(conf.path().join("core-site.xml"), text).expect("a file");
+    let conf = format!("--hadoop-conf={}", conf.path().display());
+    let mount = Mount::with("viewfs://archive/one", &[&conf, "--replication=1", "--hdfs-block-size=2MiB"]);
+    let bytes = noise(2, 3 << 20);
+    fs::write(mount.file("file"), &bytes).expect("written");
+    assert!(a.read("file") == bytes);
+    let status = &a.list("")[0];
+    assert_eq!((status.replication, status.block_size), (1, 2 << 20));
+    assert!(b.list("").is_empty());
+    fs::create_dir(mount.file("d")).expect("made");
+    fs::rename(mount.file("file"), mount.file("d/file")).expect("renamed");
+    assert_eq!(mount.sh("find . -type f").trim(), "./d/file");
+}
+
+/// A secure cluster: with alice's ticket cache, and with her keytab, the mount is alice; with neither it
+/// says what is missing.
+fn kerberos_by_ticket_and_by_keytab() {
+    let hdfs = KerberosHdfs::start();
+    let conf = format!("--hadoop-conf={}", hdfs.conf().display());
+    let cache = format!("--kerberos-cache={}", hdfs.ticket_of_alice().display());
+    let keytab = format!("--kerberos-keytab={}", hdfs.keytab("alice").display());
+    let principal = format!("--kerberos-principal={}", hdfs.alice());
+    let environment = [("KRB5_CONFIG", hdfs.krb5_conf())];
+    let bytes = noise(3, 3 << 20);
+    for (name, args) in [("ticket", vec![&conf, &cache]), ("keytab", vec![&conf, &principal, &keytab])] {
+        let args: Vec<&str> = args.into_iter().map(String::as_str).collect();
+        let mount = Mount::with_environment(&hdfs.url(), &args, &environment);
+        fs::write(mount.file(name), &bytes).expect("written");
+        assert!(fs::read(mount.file(name)).expect("it reads") == bytes, "{name}");
+        // Nobody on this host is called alice, so the name shows in the attribute of HDFS alone.
+        assert!(mount.sh("ls -l").contains(name));
+    }
+}
