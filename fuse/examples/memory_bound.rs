@@ -72,6 +72,7 @@ fn serve(arguments: &[String]) -> Outcome<()> {
         source: format!("file://{store_dir}"),
         allow_other: false,
         threads: 4,
+        noexec: false,
     };
     let mut mounted = kernel::mount(fs, runtime.handle().clone(), &options)?;
     println!("mounted");

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::Instant};
 
-use super::{FileSystem, key_of};
+use super::{Caller, FileSystem, key_of};
 use crate::{
     cache::{BlockCache, Purpose, Source, Stream},
     error::{Error, ErrorKind, Result},
@@ -446,7 +446,7 @@ impl FileSystem {
     pub async fn hint(&self, path: &StorePath, roots: &[u32]) -> Result<bool> {
         let path = Arc::new(path.clone());
         self.within(&path, async {
-            let Some(found) = self.stats.get(&*self.store.0, &path).await?.found else {
+            let Some(found) = self.stat(Caller::own(), &path).await?.found else {
                 return Err(Error::new(ErrorKind::NotFound, format!("{path} does not exist")));
             };
             let ino = self.inodes.lock().number(&key_of(path.clone(), &found));

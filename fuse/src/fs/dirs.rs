@@ -9,6 +9,7 @@ use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
+use super::live::StoreOf;
 use crate::{
     error::{Error, Result},
     store::{Metadata, Store, StorePath},
@@ -36,6 +37,9 @@ pub(super) struct Listed {
 #[derive(Debug)]
 pub(super) struct DirHandle {
     pub(super) path: Arc<StorePath>,
+    /// Under whose name its answers are remembered.
+    pub(super) viewer: u32,
+    store: StoreOf,
     listing: tokio::sync::Mutex<Listing>,
 }
 
@@ -50,19 +54,20 @@ struct Listing {
 
 impl DirHandle {
     /// Up to `limit` entries from `position` on, in the store's order; at least one unless the
-    /// directory ends before. Positions count from [`DOTS`].
+    /// directory ends before. Positions count from [`DOTS`]. `anew`: the program went back to the start
+    /// and is to see what is there now.
     pub(super) async fn entries(
         &self,
-        store: &Arc<dyn Store>,
         runtime: &Handle,
         position: u64,
         limit: usize,
+        anew: bool,
     ) -> Result<Vec<Listed>> {
         let mut listing = self.listing.lock().await;
-        if listing.source.is_none() || position < listing.base || position == DOTS {
+        if listing.source.is_none() || position < listing.base || anew {
             *listing = Listing {
                 base: DOTS,
-                source: Some(list(store.clone(), self.path.clone(), runtime)),
+                source: Some(list(self.store.0.clone(), self.path.clone(), runtime)),
                 ..Listing::default()
             };
         }
@@ -157,11 +162,14 @@ pub(super) struct Dirs {
 }
 
 impl Dirs {
-    pub(super) fn open(&self, path: Arc<StorePath>) -> u64 {
+    pub(super) fn open(&self, path: Arc<StorePath>, store: Arc<dyn Store>, viewer: u32) -> u64 {
         let mut state = self.state.lock();
         state.0 += 1;
         let fh = state.0;
-        state.1.insert(fh, Arc::new(DirHandle { path, listing: tokio::sync::Mutex::default() }));
+        state.1.insert(
+            fh,
+            Arc::new(DirHandle { path, viewer, store: StoreOf(store), listing: Default::default() }),
+        );
         fh
     }
 

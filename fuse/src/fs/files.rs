@@ -6,11 +6,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::{NodeKey, databases::Slot};
-use crate::cache::{Source, Stream};
+use super::{FileSystem, NodeKey, databases::Slot, live::Live};
+use crate::{
+    cache::{Source, Stream},
+    error::Result,
+    store::{Metadata, StorePath},
+};
 
 /// Readers kept after their last handle was closed, so that opening a file anew for each query costs
 /// nothing. A local store holds a file descriptor for each.
@@ -28,11 +33,83 @@ pub(super) struct OpenFile {
     pub(super) database: Arc<Slot>,
 }
 
+/// What a handle was opened on.
+#[derive(Debug)]
+enum Target {
+    Settled(Arc<OpenFile>),
+    Live { file: Arc<Live>, ino: u64, writes: bool, appends: bool },
+}
+
 /// What the kernel holds for each open(2).
 #[derive(Debug)]
 pub(super) struct FileHandle {
-    pub(super) file: Arc<OpenFile>,
+    target: Target,
     pub(super) stream: Stream,
+}
+
+impl FileHandle {
+    /// The generation that it reads now. Of a file that is being written: what was written so far,
+    /// finished for the purpose.
+    pub(super) async fn file(&self, fs: &FileSystem) -> Result<Arc<OpenFile>> {
+        match &self.target {
+            Target::Settled(file) => Ok(file.clone()),
+            Target::Live { file, .. } => file.reader(fs).await,
+        }
+    }
+
+    /// The file, unless it is being written.
+    pub(super) fn settled(&self) -> Option<&OpenFile> {
+        match &self.target {
+            Target::Settled(file) => Some(file),
+            Target::Live { .. } => None,
+        }
+    }
+
+    /// What it was opened on.
+    pub(super) fn metadata(&self) -> Arc<Metadata> {
+        match &self.target {
+            Target::Settled(file) => Arc::new(file.source.reader.metadata().clone()),
+            Target::Live { file, .. } => file.shared.metadata(),
+        }
+    }
+
+    /// The bytes that a writer has not finished, where they are at hand.
+    pub(super) async fn read_live(&self, offset: u64, len: usize) -> Result<Option<Bytes>> {
+        match self.live() {
+            Some(live) => live.sink.read(&live.shared, offset, len).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The file as it is being written, if it was when this was opened.
+    pub(super) fn live(&self) -> Option<&Arc<Live>> {
+        match &self.target {
+            Target::Settled(_) => None,
+            Target::Live { file, .. } => Some(file),
+        }
+    }
+
+    /// The file to write to, and whether always at its end; `None`: opened for reading.
+    pub(super) fn writer(&self) -> Option<(&Arc<Live>, bool)> {
+        match &self.target {
+            Target::Live { file, writes: true, appends, .. } => Some((file, *appends)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn ino(&self) -> u64 {
+        match &self.target {
+            Target::Settled(file) => file.ino,
+            Target::Live { ino, .. } => *ino,
+        }
+    }
+
+    pub(super) fn path(&self) -> Arc<StorePath> {
+        match &self.target {
+            Target::Settled(file) => file.key.path.clone(),
+            Target::Live { file, .. } => file.shared.path(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +118,14 @@ struct State {
     by_ino: HashMap<u64, Weak<OpenFile>>,
     idle: VecDeque<(Instant, Arc<OpenFile>)>,
     next: u64,
+}
+
+impl State {
+    fn add(&mut self, handle: FileHandle) -> u64 {
+        self.next += 1;
+        self.handles.insert(self.next, Arc::new(handle));
+        self.next
+    }
 }
 
 /// The tables of open files and handles.
@@ -56,9 +141,9 @@ impl Files {
     }
 
     /// The file behind an open handle of this number, also if it was retired.
-    pub(super) fn held(&self, ino: u64) -> Option<Arc<OpenFile>> {
+    pub(super) fn held(&self, ino: u64) -> Option<Arc<FileHandle>> {
         let state = self.state.read();
-        state.handles.values().find(|handle| handle.file.ino == ino).map(|handle| handle.file.clone())
+        state.handles.values().find(|handle| handle.ino() == ino).cloned()
     }
 
     /// A handle of `file`, or of the same generation that was opened meanwhile.
@@ -72,10 +157,20 @@ impl Files {
             }
         };
         state.idle.retain(|(_, idle)| !Arc::ptr_eq(idle, &file));
-        state.next += 1;
-        let fh = state.next;
-        state.handles.insert(fh, Arc::new(FileHandle { file, stream }));
-        fh
+        state.add(FileHandle { target: Target::Settled(file), stream })
+    }
+
+    /// A handle of a file that is being written. One that `writes` has joined it.
+    pub(super) fn open_live(
+        &self,
+        ino: u64,
+        file: Arc<Live>,
+        writes: bool,
+        appends: bool,
+        stream: Stream,
+    ) -> u64 {
+        let target = Target::Live { file, ino, writes, appends };
+        self.state.write().add(FileHandle { target, stream })
     }
 
     pub(super) fn get(&self, fh: u64) -> Option<Arc<FileHandle>> {
@@ -85,7 +180,8 @@ impl Files {
     pub(super) fn close(&self, fh: u64) {
         let mut state = self.state.write();
         let Some(handle) = state.handles.remove(&fh) else { return };
-        let file = handle.file.clone();
+        let Target::Settled(file) = &handle.target else { return };
+        let file = file.clone();
         // Two: `file` and `handle`. More: another handle, or an open that is about to be one.
         let in_use = Arc::strong_count(&file) > 2;
         let current = state.by_ino.get(&file.ino).is_some_and(|weak| std::ptr::eq(weak.as_ptr(), &*file));
@@ -130,6 +226,6 @@ impl Files {
 
     /// The numbers of all open files.
     pub(super) fn inos(&self) -> HashSet<u64> {
-        self.state.read().handles.values().map(|handle| handle.file.ino).collect()
+        self.state.read().handles.values().map(|handle| handle.ino()).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Attr, FileSystem, NodeKey, ROOT, Stat, dirs::DOTS, key_of, no_handle};
+use super::{Attr, Caller, FileSystem, NodeKey, ROOT, Stat, dirs::DOTS, key_of, no_handle};
 use crate::{
     error::Result,
     store::{FileKind, StorePath},
@@ -29,8 +29,9 @@ pub struct DirEntry {
 
 impl FileSystem {
     /// Opens a directory for listing; gives the handle.
-    pub async fn opendir(&self, ino: u64) -> Result<u64> {
-        Ok(self.dirs.open(self.directory(ino)?))
+    pub async fn opendir(&self, caller: Caller, ino: u64) -> Result<u64> {
+        let (path, store) = (self.directory(ino)?, self.store_of(caller).await?);
+        Ok(self.dirs.open(path, store, self.viewer(caller)))
     }
 
     /// Some entries from `offset` on: 0 or the `next` of an entry of this handle. Empty at the end.
@@ -51,18 +52,22 @@ impl FileSystem {
                 }
             }
             let position = offset.max(DOTS);
-            let listed = dir.entries(&self.store.0, &self.runtime, position, BATCH).await?;
+            let listed = dir.entries(&self.runtime, position, BATCH, offset == 0).await?;
             for (next, entry) in (position + 1..).zip(listed) {
                 let key = key_of(entry.path.clone(), &entry.metadata);
-                let ino = self.inodes.lock().number(&key);
-                let attr = if attrs {
+                let (ino, live) = self.listed_number(&key);
+                let attr = if live {
+                    // The kernel asks, and is told how it is by then.
+                    None
+                } else if attrs {
                     let ids = self.owners.ids(&entry.metadata.owner, &entry.metadata.group).await;
                     let attr = Attr::new(ino, &entry.metadata, ids, self.settings.block_bytes);
-                    Some((attr, self.stats.ttl(entry.asked)))
+                    let found = self.found(attr.clone(), entry.asked);
+                    Some((attr, found.ttl.min(found.attr_ttl)))
                 } else {
                     // A lookup usually follows.
                     let stat = Stat { found: Some(entry.metadata.clone()), asked: entry.asked };
-                    self.stats.put(entry.path.clone(), stat);
+                    self.stats.put(dir.viewer, entry.path.clone(), stat);
                     None
                 };
                 let (name, kind) = (entry.path.name().to_owned(), entry.metadata.kind);
@@ -92,6 +97,15 @@ impl FileSystem {
     /// Closes a directory handle.
     pub fn releasedir(&self, fh: u64) {
         self.dirs.close(fh);
+    }
+
+    /// The number of a listed entry, and whether it is being written here.
+    fn listed_number(&self, key: &NodeKey) -> (u64, bool) {
+        let inodes = self.inodes.lock();
+        match inodes.live_at(&key.path) {
+            Some((ino, _)) => (ino, true),
+            None => (inodes.number(key), false),
+        }
     }
 
     fn number_of(&self, dir: StorePath) -> u64 {

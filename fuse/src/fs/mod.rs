@@ -5,25 +5,36 @@
 //! ever, and the only thing that ages is which generation a path leads to: that is asked again when the
 //! answer is older than the freshness.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, time::Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::{
+    admin::{WarmFailure, WarmProgress},
     attr::Attr,
+    attributes::{SetAttr, SetTime},
+    callers::{Caller, UserStores},
+    changes::RenameMode,
     inodes::{NodeKey, ROOT},
+    listing::DirEntry,
     owners::NOBODY,
+    settings::{DiskSettings, FsSettings, Identity, Tuning, WriteMode, WriteSettings},
+    timings::{FsOperation, Timings},
+    usage::Space,
+    writes::{Created, OpenFor, Opened},
 };
 use self::{
+    callers::Callers,
     databases::Databases,
     dirs::Dirs,
     files::{Files, OpenFile},
     inodes::InodeTable,
+    live::stream::Budget,
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},
@@ -33,28 +44,31 @@ use crate::{
     disk::DiskCache,
     error::{Error, ErrorKind, Result},
     memory::{self, Division, Wishes},
-    store::{FileKind, Metadata, Store, StorePath},
+    store::{FileKind, Generation, Metadata, Reader, Store, StorePath},
 };
 
 mod admin;
 mod attr;
+mod attributes;
+mod callers;
+mod changes;
 mod databases;
 mod dirs;
 mod files;
 pub mod inodes;
 mod listing;
+mod live;
 mod owners;
+mod settings;
 mod speculation;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timings;
 mod usage;
-
-pub use self::{
-    admin::{WarmFailure, WarmProgress},
-    listing::DirEntry,
-    usage::Space,
-};
+#[cfg(test)]
+mod write_tests;
+mod writes;
 
 /// Extended attribute of a file: the generation that this inode or descriptor reads, as 32 hexadecimal
 /// digits. Of an open descriptor it never changes.
@@ -66,139 +80,24 @@ pub const XATTR_PATH: &str = "user.springhouse.path";
 /// Readahead that was not touched for this long is let go.
 const STREAM_IDLE: Duration = Duration::from_secs(5);
 
+/// A file that was asked for to be written, and was not opened then, is given up after this long.
+const IDLE_LIVE: Duration = Duration::from_secs(10);
+
+/// Most inodes that the kernel is asked to give up at once.
+const VICTIMS_MAX: usize = 16_384;
+
 /// Largest single read of readahead; raw HDFS reads flatten out there.
 const EXTENT_BYTES: u64 = 4 << 20;
-
-/// How a [`FileSystem`] behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FsSettings {
-    /// How old an answer about names and attributes may be; 0 asks the store each time.
-    pub freshness: Duration,
-    /// Longest time an operation may take before it ends in `TimedOut`.
-    pub deadline: Duration,
-    /// Bound of everything the file system holds in memory, in bytes; `crate::memory` divides it.
-    pub memory_bytes: u64,
-    /// Bound of the block cache in bytes; 0 caches nothing.
-    pub cache_bytes: u64,
-    /// Where blocks are kept across restarts; `None`: nowhere.
-    pub disk: Option<DiskSettings>,
-    /// Whether SQLite databases are recognised and their pages fetched before they are asked for.
-    pub sqlite: bool,
-    /// Bound of the pinned interior pages of databases, in bytes.
-    pub pinned_bytes: u64,
-    /// How changes are made.
-    pub writes: WriteSettings,
-    /// As whom the store is asked.
-    pub identity: Identity,
-    /// How long the kernel may keep a name, and attributes; `None`: as long as `freshness`. Longer is
-    /// cheaper and tells of foreign changes later.
-    pub entry_lifetime: Option<Duration>,
-    /// See `entry_lifetime`.
-    pub attribute_lifetime: Option<Duration>,
-    /// How long the kernel may keep that a name does not exist; `None`: as long as `freshness`.
-    pub negative_lifetime: Option<Duration>,
-    /// Unit of the block cache: a power of two from 4 KiB to 4 MiB.
-    pub block_bytes: u32,
-    /// Largest readahead window of one handle in bytes; 0 switches readahead off.
-    pub readahead_bytes_max: u64,
-    /// Bound of all readahead buffers together, in bytes.
-    pub prefetch_bytes: u64,
-    /// Inodes above which the kernel is asked to give some up; about 300 bytes each here.
-    pub inodes_max: usize,
-}
-
-/// A directory on a local disk for blocks that outlive the process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskSettings {
-    /// Where; several mounts and workers may name the same.
-    pub dir: PathBuf,
-    /// Bound of what lies there, in bytes, all users of the directory together.
-    pub bytes_max: u64,
-}
-
-/// How changes reach the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum WriteMode {
-    /// Sequential writes go straight to the store, in bounded memory.
-    #[default]
-    Stream,
-    /// Any pattern, on local disk; sent to the store at close or fsync.
-    Staged,
-}
-
-/// What may be changed, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteSettings {
-    /// Refuse every change with `EROFS`.
-    pub read_only: bool,
-    /// See [`WriteMode`].
-    pub mode: WriteMode,
-    /// Local directory of [`WriteMode::Staged`]; what a crash leaves in it is taken up at the next start.
-    pub staging_dir: Option<PathBuf>,
-    /// Bound of what lies staged, in bytes; beyond it writes end in `ENOSPC`.
-    pub staging_bytes_max: u64,
-    /// Taken from the mode of everything created, on top of the caller's own umask.
-    pub umask: u32,
-    /// Copies of a new file; `None`: the store's default.
-    pub replication: Option<u32>,
-    /// HDFS block size of a new file in bytes; `None`: the store's default.
-    pub block_size: Option<u64>,
-}
-
-impl Default for WriteSettings {
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            mode: WriteMode::Stream,
-            staging_dir: None,
-            staging_bytes_max: 10 << 30,
-            umask: 0,
-            replication: None,
-            block_size: None,
-        }
-    }
-}
-
-/// As whom the store is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Identity {
-    /// Always as the user of the daemon: who may use the mount may do what that user may.
-    #[default]
-    Fixed,
-    /// As the user whose process asks: HDFS decides by that user's name and groups.
-    Caller,
-}
-
-impl Default for FsSettings {
-    fn default() -> Self {
-        Self {
-            freshness: Duration::from_secs(1),
-            deadline: Duration::from_secs(10),
-            memory_bytes: 512 << 20,
-            cache_bytes: 256 << 20,
-            disk: None,
-            sqlite: true,
-            pinned_bytes: 64 << 20,
-            writes: WriteSettings::default(),
-            identity: Identity::Fixed,
-            entry_lifetime: None,
-            attribute_lifetime: None,
-            negative_lifetime: None,
-            block_bytes: 64 << 10,
-            readahead_bytes_max: 8 << 20,
-            prefetch_bytes: 128 << 20,
-            inodes_max: 1_000_000,
-        }
-    }
-}
 
 /// An answer about a name: attributes, or that there is nothing; and how long the kernel may keep it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looked {
     /// `None`: nothing has that name.
     pub attr: Option<Attr>,
-    /// How long it is good.
+    /// How long the name is good.
     pub ttl: Duration,
+    /// How long the attributes are.
+    pub attr_ttl: Duration,
 }
 
 /// Sizes of the tables and the cache at one moment.
@@ -212,6 +111,10 @@ pub struct FsSnapshot {
     pub idle_readers: usize,
     /// Open directory handles.
     pub open_directories: usize,
+    /// Files that are being written.
+    pub files_written: usize,
+    /// Bytes that were written and are on their way to the store.
+    pub bytes_on_their_way: u64,
     /// Operations that ended at the deadline.
     pub deadlines_passed: u64,
     /// The block cache.
@@ -223,6 +126,8 @@ pub struct FsSnapshot {
 pub struct FileSystem {
     store: StoreBox,
     settings: FsSettings,
+    tuning: RwLock<Tuning>,
+    callers: Callers,
     inodes: Mutex<InodeTable>,
     stats: Stats,
     owners: Owners,
@@ -233,6 +138,8 @@ pub struct FileSystem {
     speculation: Speculation,
     division: Division,
     usage: usage::Known,
+    write_budget: Budget,
+    timings: Timings,
     deadlines_passed: prometheus::IntCounter,
     runtime: Handle,
 }
@@ -287,8 +194,10 @@ impl FileSystem {
         .map_err(|e| Error::new(ErrorKind::Other, format!("mount metrics: {e}")))?;
         Ok(Self {
             store: StoreBox(store),
+            tuning: RwLock::new(Tuning::from(&settings)),
+            callers: Callers::default(),
             inodes: Mutex::default(),
-            stats: Stats::new(settings.freshness, division.stats_max),
+            stats: Stats::new(division.stats_max),
             owners: Owners::default(),
             files: Files::default(),
             dirs: Dirs::default(),
@@ -297,6 +206,8 @@ impl FileSystem {
             speculation: Speculation::new(runtime.clone()),
             division,
             usage: usage::Known::default(),
+            write_budget: Budget::new(division.dirty_bytes),
+            timings: Timings::new()?,
             deadlines_passed,
             settings,
             runtime,
@@ -306,6 +217,21 @@ impl FileSystem {
     /// The settings it was made with.
     pub fn settings(&self) -> &FsSettings {
         &self.settings
+    }
+
+    /// What may change while it runs, as it is now.
+    pub fn tuning(&self) -> Tuning {
+        *self.tuning.read()
+    }
+
+    /// Changes lifetimes and readahead from now on; what the kernel was told keeps its lifetime.
+    pub fn tune(&self, tuning: Tuning) {
+        *self.tuning.write() = tuning;
+    }
+
+    /// How long operations take.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// The block cache, for those who tune it.
@@ -319,22 +245,24 @@ impl FileSystem {
     }
 
     /// What `name` in the directory `parent` is. A found one is counted as told to the kernel once.
-    pub async fn lookup(&self, parent: u64, name: &str) -> Result<Looked> {
+    pub async fn lookup(&self, caller: Caller, parent: u64, name: &str) -> Result<Looked> {
         let path = Arc::new(self.directory(parent)?.join(name)?);
         self.within(&path, async {
-            if self.settings.sqlite && !self.settings.freshness.is_zero() && !self.stats.is_fresh(&path) {
-                self.speculation.looked_up(&self.store.0, &path);
+            if let Some(looked) = self.look_up_live(caller, &path).await? {
+                return Ok(looked);
             }
-            let stat = self.stats.get(&*self.store.0, &path).await?;
+            self.speculate(caller, &path);
+            let stat = self.stat(caller, &path).await?;
             let Some(metadata) = stat.found else {
                 self.speculation.is_no_file(&path);
-                return Ok(Looked { attr: None, ttl: self.stats.ttl(stat.asked) });
+                let ttl = self.lifetime(self.tuning().negative_lifetime, stat.asked);
+                return Ok(Looked { attr: None, ttl, attr_ttl: ttl });
             };
             let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
             // Nothing is awaited after this: a counted lookup is surely told.
             let ino = self.inodes.lock().look_up(key_of(path.clone(), &metadata));
             let attr = Attr::new(ino, &metadata, ids, self.settings.block_bytes);
-            Ok(Looked { attr: Some(attr), ttl: self.stats.ttl(stat.asked) })
+            Ok(self.found(attr, stat.asked))
         })
         .await
     }
@@ -343,20 +271,24 @@ impl FileSystem {
     ///
     /// Of a file that was replaced or deleted: as it was and without a link while it is open, else
     /// `Stale`, upon which the kernel looks the path up again.
-    pub async fn getattr(&self, ino: u64) -> Result<(Attr, Duration)> {
+    pub async fn getattr(&self, caller: Caller, ino: u64) -> Result<(Attr, Duration)> {
         let key = self.key(ino)?;
         self.within(&key.path, async {
-            let stat = self.stats.get(&*self.store.0, &key.path).await?;
+            if let Some(attr) = self.live_attr(ino).await {
+                return Ok((attr, Duration::ZERO));
+            }
+            let stat = self.stat(caller, &key.path).await?;
+            let attached = self.inodes.lock().attached(ino);
             let (metadata, nlink) = match stat.found {
-                Some(found) if key_of(key.path.clone(), &found) == key => (found, 1),
+                Some(found) if attached && key_of(key.path.clone(), &found) == key => (found, 1),
                 _ => match self.files.held(ino) {
-                    Some(open) => (Arc::new(open.source.reader.metadata().clone()), 0),
+                    Some(handle) => (handle.metadata(), 0),
                     None => return Err(stale(&key.path)),
                 },
             };
             let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
             let attr = Attr { nlink, ..Attr::new(ino, &metadata, ids, self.settings.block_bytes) };
-            Ok((attr, self.stats.ttl(stat.asked)))
+            Ok((attr, self.lifetime(self.tuning().attribute_lifetime, stat.asked)))
         })
         .await
     }
@@ -367,28 +299,32 @@ impl FileSystem {
     }
 
     /// Opens a file for reading; gives the handle. `Stale` if the path leads to another generation now.
-    pub async fn open(&self, ino: u64) -> Result<u64> {
+    pub async fn open(&self, caller: Caller, ino: u64) -> Result<Opened> {
         let key = self.key(ino)?;
         let Some(generation) = key.generation else {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
         };
         self.within(&key.path, async {
+            if let Some(opened) = self.open_live_for_reading(caller, ino).await? {
+                return Ok(opened);
+            }
+            let store = self.store_of(caller).await?;
             let file = match self.files.find(ino) {
-                Some(file) => {
-                    let stat = self.stats.get(&*self.store.0, &key.path).await?;
+                // Opened by another user: the store has to say that this one may, too.
+                Some(file) if !self.by_caller() => {
+                    let stat = self.stat(caller, &key.path).await?;
                     if stat.found.is_none_or(|found| found.generation != generation) {
                         self.files.retire(ino);
                         return Err(stale(&key.path));
                     }
                     file
                 }
-                None => {
-                    let freshness = self.settings.freshness;
-                    let early = self.speculation.take(&key.path, generation, freshness).await;
+                _ => {
+                    let early = self.early(&key.path, generation).await;
                     let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
                     let opened = match early {
                         Some((reader, _)) => Ok(reader),
-                        None => self.store.0.open(&key.path, Some(generation)).await,
+                        None => store.open(&key.path, Some(generation)).await,
                     };
                     let reader = match opened {
                         Ok(reader) => reader,
@@ -402,14 +338,13 @@ impl FileSystem {
                         }
                     };
                     let found = Some(Arc::new(reader.metadata().clone()));
-                    self.stats.put(key.path.clone(), Stat { found, asked });
-                    let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
-                    self.cache.name(source.file, key.path.as_str());
-                    let database = self.databases.open(&source, key.path.name());
-                    Arc::new(OpenFile { ino, key: key.clone(), source, database })
+                    self.stats.put(self.viewer(caller), key.path.clone(), Stat { found, asked });
+                    self.open_file(ino, key.path.clone(), reader)
                 }
             };
-            Ok(self.files.open(file, Stream::new(self.settings.readahead_bytes_max)))
+            let keep_pages = !self.inodes.lock().take_written(ino);
+            let fh = self.files.open(file, Stream::new(self.tuning().readahead_bytes_max));
+            Ok(Opened { fh, keep_pages, direct: false, writes: false })
         })
         .await
     }
@@ -417,28 +352,23 @@ impl FileSystem {
     /// The bytes of `offset..offset + len` that the file has; of one generation, or an error.
     pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Bytes> {
         let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
-        let file = &handle.file;
         let read = async {
+            if let Some(bytes) = handle.read_live(offset, len).await? {
+                return Ok(bytes);
+            }
+            let file = handle.file(self).await?;
             self.databases.requested(&file.database, &file.source, offset, len);
             self.cache.observe(&file.source, &handle.stream, offset, len);
             let bytes = self.cache.read(&file.source, offset, len).await?;
             self.databases.arrived(&file.database, &file.source, offset, &bytes);
             Ok(bytes)
         };
-        let outcome = self.within(&file.key.path, read).await;
+        let outcome = self.within(&handle.path(), read).await;
         if outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::Stale) {
-            self.files.retire(file.ino);
-            self.stats.forget(&file.key.path);
+            self.files.retire(handle.ino());
+            self.stats.forget(&handle.path());
         }
         outcome
-    }
-
-    /// Closes a handle.
-    pub fn release(&self, fh: u64) {
-        if let Some(handle) = self.files.get(fh) {
-            self.databases.released(&handle.file.database, &handle.file.source);
-        }
-        self.files.close(fh);
     }
 
     /// The value of an extended attribute; `None` if there is no such attribute.
@@ -459,9 +389,10 @@ impl FileSystem {
         })
     }
 
-    /// Gives back what nobody used for a while. To be called every few seconds.
+    /// Gives back what nobody used for a while. To be called every few seconds, inside of a runtime.
     pub fn maintain(&self) {
         self.files.maintain(STREAM_IDLE);
+        self.maintain_live(IDLE_LIVE);
         self.databases.maintain();
         self.speculation.maintain();
     }
@@ -469,24 +400,32 @@ impl FileSystem {
     /// Entries that the kernel should be asked to drop, as directory inode and name, because it holds
     /// more inodes than the settings allow.
     pub fn surplus(&self) -> Vec<(u64, Arc<StorePath>)> {
-        let inodes = self.inodes.lock();
+        let keep = self.files.inos();
+        let mut inodes = self.inodes.lock();
         // Some below the bound, so that this does not run for every single one.
         let inodes_max = self.division.inodes_max;
         let target = inodes_max - inodes_max / 8;
         if inodes.count() <= inodes_max {
             return Vec::new();
         }
-        inodes.victims(inodes.count() - target, &self.files.inos())
+        let count = (inodes.count() - target).min(VICTIMS_MAX);
+        inodes.victims(count, &keep)
     }
 
     /// The figures now.
     pub fn snapshot(&self) -> FsSnapshot {
         let (open_files, idle_readers) = self.files.counts();
+        let (inodes, files_written) = {
+            let inodes = self.inodes.lock();
+            (inodes.count(), inodes.all_live().len())
+        };
         FsSnapshot {
-            inodes: self.inodes.lock().count(),
+            inodes,
             open_files,
             idle_readers,
             open_directories: self.dirs.count(),
+            files_written,
+            bytes_on_their_way: self.write_budget.figures().1,
             deadlines_passed: self.deadlines_passed.get(),
             cache: self.cache.snapshot(),
         }
@@ -495,6 +434,7 @@ impl FileSystem {
     /// Shows the counters in `registry`.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         registry.register(Box::new(self.deadlines_passed.clone()))?;
+        self.timings.register(registry)?;
         self.cache.register(registry)
     }
 
@@ -509,6 +449,60 @@ impl FileSystem {
             NodeKey { path, .. } => {
                 Err(Error::new(ErrorKind::NotADirectory, format!("{path} is not a directory")))
             }
+        }
+    }
+
+    /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
+    /// his own rights: the reader would be of another.
+    fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
+        let freshness = self.tuning().freshness;
+        let worth_it = self.settings.sqlite && !self.by_caller() && !freshness.is_zero();
+        if worth_it && !self.stats.is_fresh(self.viewer(caller), path, freshness) {
+            self.speculation.looked_up(&self.store.0, path);
+        }
+    }
+
+    async fn early(
+        &self,
+        path: &Arc<StorePath>,
+        generation: Generation,
+    ) -> Option<(Arc<dyn Reader>, Instant)> {
+        if self.by_caller() {
+            return None;
+        }
+        self.speculation.take(path, generation, self.tuning().freshness).await
+    }
+
+    /// A generation that was opened, ready for handles.
+    fn open_file(&self, ino: u64, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Arc<OpenFile> {
+        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
+        let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
+        self.cache.name(source.file, key.path.as_str());
+        let database = self.databases.open(&source, key.path.name());
+        Arc::new(OpenFile { ino, key, source, database })
+    }
+
+    /// What is at `path` as `caller` sees it, no older than the freshness.
+    async fn stat(&self, caller: Caller, path: &Arc<StorePath>) -> Result<Stat> {
+        let store = self.store_of(caller).await?;
+        self.stats.get(&*store, self.viewer(caller), path, self.tuning().freshness).await
+    }
+
+    /// How long the kernel may keep an answer to a question put at `asked`. Nothing where each caller
+    /// has his own view: the kernel would show one what another was told.
+    fn lifetime(&self, setting: Option<Duration>, asked: Instant) -> Duration {
+        if self.by_caller() {
+            return Duration::ZERO;
+        }
+        setting.unwrap_or(self.tuning().freshness).saturating_sub(asked.elapsed())
+    }
+
+    fn found(&self, attr: Attr, asked: Instant) -> Looked {
+        let tuning = self.tuning();
+        Looked {
+            attr: Some(attr),
+            ttl: self.lifetime(tuning.entry_lifetime, asked),
+            attr_ttl: self.lifetime(tuning.attribute_lifetime, asked),
         }
     }
 

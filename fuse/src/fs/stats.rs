@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -12,6 +13,12 @@ use crate::{
 /// Most answers remembered, however much memory there is.
 const STATS_MAX: u64 = 65_536;
 
+/// Users whose answers about one path are remembered.
+const USERS_MAX: usize = 16;
+
+/// Answers are given back to the memory after this long, whatever the freshness.
+const KEEP_MAX: Duration = Duration::from_secs(60);
+
 /// An answer of the store about one path.
 #[derive(Debug, Clone)]
 pub(super) struct Stat {
@@ -21,39 +28,46 @@ pub(super) struct Stat {
     pub(super) asked: Instant,
 }
 
-/// Answers no older than the freshness, negative ones too.
+/// Answers no older than the freshness, negative ones too. Each user has his own: what one may see says
+/// nothing about another.
 #[derive(Debug)]
 pub(super) struct Stats {
-    known: moka::sync::Cache<Arc<StorePath>, Stat>,
-    freshness: Duration,
+    known: moka::sync::Cache<Arc<StorePath>, Arc<Vec<(u32, Stat)>>>,
+    /// When this mount last changed something: an answer to a question from before is not remembered.
+    changed: Mutex<Instant>,
 }
 
 impl Stats {
-    pub(super) fn new(freshness: Duration, stats_max: u64) -> Self {
+    pub(super) fn new(stats_max: u64) -> Self {
         let known = moka::sync::Cache::builder()
             .max_capacity(stats_max.min(STATS_MAX))
             // Only to give memory back: `moka` has a clock of its own, so age is judged here.
-            .time_to_live(freshness.max(Duration::from_secs(1)))
+            .time_to_live(KEEP_MAX)
             .build();
-        Self { known, freshness }
-    }
-
-    /// How much longer an answer from `asked` is good.
-    pub(super) fn ttl(&self, asked: Instant) -> Duration {
-        self.freshness.saturating_sub(asked.elapsed())
+        Self { known, changed: Mutex::new(Instant::now()) }
     }
 
     /// Whether [`Stats::get`] would answer from memory.
-    pub(super) fn is_fresh(&self, path: &Arc<StorePath>) -> bool {
-        self.known.get(path).is_some_and(|stat| !self.ttl(stat.asked).is_zero())
+    pub(super) fn is_fresh(&self, user: u32, path: &Arc<StorePath>, freshness: Duration) -> bool {
+        let fresh = |known: Arc<Vec<(u32, Stat)>>| {
+            known.iter().any(|(of, stat)| *of == user && stat.asked.elapsed() < freshness)
+        };
+        self.known.get(path).is_some_and(fresh)
     }
 
-    /// What is at `path`, from memory while it is fresh.
-    pub(super) async fn get(&self, store: &dyn Store, path: &Arc<StorePath>) -> Result<Stat> {
-        if let Some(stat) = self.known.get(path)
-            && !self.ttl(stat.asked).is_zero()
+    /// What is at `path` as `user` sees it, from memory while it is no older than `freshness`.
+    pub(super) async fn get(
+        &self,
+        store: &dyn Store,
+        user: u32,
+        path: &Arc<StorePath>,
+        freshness: Duration,
+    ) -> Result<Stat> {
+        if let Some(known) = self.known.get(path)
+            && let Some((_, stat)) = known.iter().find(|(of, _)| *of == user)
+            && stat.asked.elapsed() < freshness
         {
-            return Ok(stat);
+            return Ok(stat.clone());
         }
         let asked = Instant::now();
         let found = match store.stat(path).await {
@@ -62,17 +76,32 @@ impl Stats {
             Err(error) => return Err(error),
         };
         let stat = Stat { found, asked };
-        self.put(path.clone(), stat.clone());
+        self.put(user, path.clone(), stat.clone());
         Ok(stat)
     }
 
-    pub(super) fn put(&self, path: Arc<StorePath>, stat: Stat) {
-        if !self.freshness.is_zero() {
-            self.known.insert(path, stat);
+    pub(super) fn put(&self, user: u32, path: Arc<StorePath>, stat: Stat) {
+        // Under the lock, so that no change comes between.
+        let changed = self.changed.lock();
+        if stat.asked < *changed {
+            return;
         }
+        let others = self.known.get(&path).unwrap_or_default();
+        let others = others.iter().filter(|(of, _)| *of != user).take(USERS_MAX - 1).cloned();
+        self.known.insert(path, Arc::new(std::iter::once((user, stat)).chain(others).collect()));
     }
 
+    /// What was known of `path` is not true any more.
     pub(super) fn forget(&self, path: &Arc<StorePath>) {
+        let mut changed = self.changed.lock();
+        *changed = Instant::now();
         self.known.invalidate(path);
+    }
+
+    /// The same of every path.
+    pub(super) fn forget_all(&self) {
+        let mut changed = self.changed.lock();
+        *changed = Instant::now();
+        self.known.invalidate_all();
     }
 }

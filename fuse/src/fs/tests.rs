@@ -29,11 +29,15 @@ fn fs(store: &MemoryStore) -> FileSystem {
 }
 
 async fn ino(fs: &FileSystem, parent: u64, name: &str) -> u64 {
-    fs.lookup(parent, name).await.expect("looked up").attr.expect("there").ino
+    fs.lookup(me(), parent, name).await.expect("looked up").attr.expect("there").ino
 }
 
 async fn after(time: Duration) {
     tokio::time::advance(time).await;
+}
+
+fn me() -> Caller {
+    Caller::own()
 }
 
 fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {
@@ -49,7 +53,7 @@ async fn numbers_follow_generations() {
     let first = ino(&mount, dir, "f").await;
     assert_eq!(ino(&mount, dir, "f").await, first);
     mount.forget(first, 2);
-    assert_eq!(kind(mount.getattr(first).await), ErrorKind::Stale);
+    assert_eq!(kind(mount.getattr(me(), first).await), ErrorKind::Stale);
     assert_eq!(ino(&mount, dir, "f").await, first, "after the kernel forgot it");
     let remounted = fs(&store);
     let dir_again = ino(&remounted, ROOT, "d").await;
@@ -66,17 +70,17 @@ async fn answers_are_kept_for_the_freshness_and_no_longer() {
     let store = MemoryStore::new();
     store.put(&path("/f"), data(1, 10)).expect("put");
     let fs = fs(&store);
-    let looked = fs.lookup(ROOT, "f").await.expect("looked up");
+    let looked = fs.lookup(me(), ROOT, "f").await.expect("looked up");
     assert_eq!(looked.ttl, Duration::from_secs(1));
-    assert_eq!(fs.lookup(ROOT, "none").await.expect("looked up").attr, None);
+    assert_eq!(fs.lookup(me(), ROOT, "none").await.expect("looked up").attr, None);
     let asked = store.calls(Operation::Stat);
     after(Duration::from_millis(400)).await;
-    assert_eq!(fs.lookup(ROOT, "f").await.expect("looked up").ttl, Duration::from_millis(600));
-    assert_eq!(fs.lookup(ROOT, "none").await.expect("looked up").attr, None);
+    assert_eq!(fs.lookup(me(), ROOT, "f").await.expect("looked up").ttl, Duration::from_millis(600));
+    assert_eq!(fs.lookup(me(), ROOT, "none").await.expect("looked up").attr, None);
     assert_eq!(store.calls(Operation::Stat), asked);
     after(Duration::from_millis(600)).await;
-    fs.lookup(ROOT, "f").await.expect("looked up");
-    fs.lookup(ROOT, "none").await.expect("looked up");
+    fs.lookup(me(), ROOT, "f").await.expect("looked up");
+    fs.lookup(me(), ROOT, "none").await.expect("looked up");
     assert_eq!(store.calls(Operation::Stat), asked + 2);
 }
 
@@ -88,10 +92,10 @@ async fn open_of_a_replaced_file_is_stale_and_the_next_lookup_sees_the_new_one()
     let old = ino(&fs, ROOT, "f").await;
     store.put(&path("/f"), data(2, 20)).expect("replaced");
     // The name is still fresh, so the kernel comes with the old number.
-    assert_eq!(kind(fs.open(old).await), ErrorKind::Stale);
+    assert_eq!(kind(fs.open(me(), old).await), ErrorKind::Stale);
     let new = ino(&fs, ROOT, "f").await;
     assert_ne!(new, old);
-    let fh = fs.open(new).await.expect("opened");
+    let fh = fs.open(me(), new).await.expect("opened").fh;
     assert_eq!(fs.read(fh, 0, 100).await.expect("read"), data(2, 20));
 }
 
@@ -102,7 +106,7 @@ async fn an_open_file_is_one_generation_or_stale() {
     let generation = store.put(&path("/f"), old.clone()).expect("put");
     let fs = fs(&store);
     let number = ino(&fs, ROOT, "f").await;
-    let fh = fs.open(number).await.expect("opened");
+    let fh = fs.open(me(), number).await.expect("opened").fh;
     assert_eq!(fs.read(fh, 0, 100).await.expect("read"), old[..100]);
     store.put(&path("/f"), data(2, 30_000)).expect("replaced");
     assert_eq!(fs.read(fh, 50, 100).await.expect("cached"), old[50..150]);
@@ -110,10 +114,10 @@ async fn an_open_file_is_one_generation_or_stale() {
     let value = fs.xattr(number, XATTR_GENERATION).expect("known").expect("a file has one");
     assert_eq!(String::from_utf8(value).expect("text"), generation.to_string());
     after(Duration::from_secs(2)).await;
-    let (attr, _) = fs.getattr(number).await.expect("still open");
+    let (attr, _) = fs.getattr(me(), number).await.expect("still open");
     assert_eq!((attr.len, attr.nlink), (20_000, 0));
-    fs.release(fh);
-    assert_eq!(kind(fs.getattr(number).await), ErrorKind::Stale);
+    fs.release(fh).await;
+    assert_eq!(kind(fs.getattr(me(), number).await), ErrorKind::Stale);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,16 +127,16 @@ async fn a_store_that_hangs_times_out_everywhere() {
     let fs = fs(&store);
     let dir = ino(&fs, ROOT, "d").await;
     let file = ino(&fs, dir, "f").await;
-    let fh = fs.open(file).await.expect("opened");
-    let list = fs.opendir(dir).await.expect("opened");
+    let fh = fs.open(me(), file).await.expect("opened").fh;
+    let list = fs.opendir(me(), dir).await.expect("opened");
     after(Duration::from_secs(2)).await;
     let hang = store.inject(Injection::new(Fault::Hang));
     let begun = Instant::now();
     assert_eq!(kind(fs.read(fh, 0, 100).await), ErrorKind::TimedOut);
     assert_eq!(begun.elapsed(), Duration::from_secs(10));
-    assert_eq!(kind(fs.lookup(dir, "f").await), ErrorKind::TimedOut);
-    assert_eq!(kind(fs.getattr(file).await), ErrorKind::TimedOut);
-    assert_eq!(kind(fs.open(file).await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.lookup(me(), dir, "f").await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.getattr(me(), file).await), ErrorKind::TimedOut);
+    assert_eq!(kind(fs.open(me(), file).await), ErrorKind::TimedOut);
     assert_eq!(kind(fs.readdir(list, 0, true).await), ErrorKind::TimedOut);
     assert_eq!(kind(fs.statfs().await), ErrorKind::TimedOut);
     assert_eq!(begun.elapsed(), Duration::from_secs(60), "no operation longer than the deadline");
@@ -147,11 +151,12 @@ async fn handles_do_not_leak_and_a_reader_is_shared_and_kept_a_while() {
     let fs = fs(&store);
     let file = ino(&fs, ROOT, "f").await;
     for _ in 0..100 {
-        let (a, b) = (fs.open(file).await.expect("opened"), fs.open(file).await.expect("opened"));
+        let (a, b) =
+            (fs.open(me(), file).await.expect("opened").fh, fs.open(me(), file).await.expect("opened").fh);
         assert_eq!(fs.snapshot().open_files, 2);
-        fs.release(a);
-        fs.release(b);
-        fs.release(b);
+        fs.release(a).await;
+        fs.release(b).await;
+        fs.release(b).await;
     }
     let snapshot = fs.snapshot();
     assert_eq!((snapshot.open_files, snapshot.idle_readers), (0, 1));
@@ -159,7 +164,7 @@ async fn handles_do_not_leak_and_a_reader_is_shared_and_kept_a_while() {
     after(Duration::from_secs(31)).await;
     fs.maintain();
     assert_eq!(fs.snapshot().idle_readers, 0);
-    fs.open(file).await.expect("opened anew");
+    fs.open(me(), file).await.expect("opened anew");
     assert_eq!(store.calls(Operation::Open), 2);
 }
 
@@ -170,10 +175,10 @@ async fn wrong_kinds_are_refused() {
     let fs = fs(&store);
     let dir = ino(&fs, ROOT, "d").await;
     let file = ino(&fs, dir, "f").await;
-    assert_eq!(kind(fs.open(dir).await), ErrorKind::IsADirectory);
-    assert_eq!(kind(fs.opendir(file).await), ErrorKind::NotADirectory);
-    assert_eq!(kind(fs.lookup(file, "x").await), ErrorKind::NotADirectory);
-    assert_eq!(kind(fs.lookup(ROOT, &"x".repeat(256)).await), ErrorKind::NameTooLong);
+    assert_eq!(kind(fs.open(me(), dir).await), ErrorKind::IsADirectory);
+    assert_eq!(kind(fs.opendir(me(), file).await), ErrorKind::NotADirectory);
+    assert_eq!(kind(fs.lookup(me(), file, "x").await), ErrorKind::NotADirectory);
+    assert_eq!(kind(fs.lookup(me(), ROOT, &"x".repeat(256)).await), ErrorKind::NameTooLong);
     assert_eq!(fs.xattr(dir, XATTR_GENERATION).expect("known"), None);
     assert_eq!(fs.xattr(dir, XATTR_PATH).expect("known"), Some(b"/d".to_vec()));
     assert_eq!(kind(fs.read(999, 0, 1).await), ErrorKind::InvalidArgument);
@@ -200,7 +205,7 @@ async fn a_large_directory_is_listed_once_each_from_any_offset() {
     }
     let fs = fs(&store);
     let dir = ino(&fs, ROOT, "d").await;
-    let fh = fs.opendir(dir).await.expect("opened");
+    let fh = fs.opendir(me(), dir).await.expect("opened");
     let all = list(&fs, fh, 0, 7).await;
     assert_eq!((all[0].name.as_str(), all[1].name.as_str(), all[1].ino), (".", "..", ROOT));
     let names: Vec<_> = all.iter().skip(2).map(|entry| entry.name.clone()).collect();
@@ -265,14 +270,14 @@ proptest! {
                 match action {
                     0 => replace(&mut contents),
                     1 => if let Some((fh, _, _)) = open[slot].take() {
-                        fs.release(fh);
+                        fs.release(fh).await;
                     },
                     _ => {
                         let (fh, which, mut stale) = match open[slot] {
                             Some(handle) => handle,
                             None => {
                                 let number = ino(&fs, ROOT, "f").await;
-                                (fs.open(number).await.expect("opened"), contents.len() - 1, false)
+                                (fs.open(me(), number).await.expect("opened").fh, contents.len() - 1, false)
                             }
                         };
                         let content = &contents[which].1;
@@ -293,7 +298,7 @@ proptest! {
                 }
             }
             for (fh, _, _) in open.into_iter().flatten() {
-                fs.release(fh);
+                fs.release(fh).await;
             }
             prop_assert_eq!(fs.snapshot().open_files, 0);
             Ok(())

@@ -7,22 +7,27 @@ use std::{
     path::Path,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use futures::FutureExt;
 use tokio::runtime::Handle;
 
+use super::translate::{
+    NO_GENERATION, attributes, blank, caller, errno, kind, open_flags, opened_for, reply_looked,
+    reply_opened, send_xattr, set_time, text,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
-    fs::{Attr, FileSystem},
-    store::{FileKind, NAME_BYTES_MAX},
+    fs::{Created, FileSystem, FsOperation, OpenFor, RenameMode, SetAttr},
+    store::NAME_BYTES_MAX,
 };
 
 /// Requests without a waiting process (readahead) that the kernel may have under way. `fuser`'s 16 would
@@ -31,9 +36,6 @@ const BACKGROUND_MAX: u16 = 64;
 
 /// Largest read of one request in bytes. Cached reads are bounded by the kernel's readahead (128 KiB).
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
-
-/// Numbers stand for generations, so the kernel needs no second number.
-const NO_GENERATION: Generation = Generation(0);
 
 #[derive(Debug)]
 pub(super) struct Callbacks {
@@ -49,6 +51,7 @@ impl Callbacks {
     /// Runs `operation` and replies: here and now if it needs nothing but memory, else from a task.
     fn answer<T, F>(
         &self,
+        what: FsOperation,
         operation: impl FnOnce(Arc<FileSystem>) -> F,
         reply: impl FnOnce(Result<T>) + Send + 'static,
     ) where
@@ -56,6 +59,7 @@ impl Callbacks {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let _inside = self.runtime.enter();
+        let since = Instant::now();
         // `fuser` answers EIO for a reply that is dropped, which SQLite takes for corruption: a bug of
         // ours or of a client library must say something else.
         let mut operation =
@@ -63,78 +67,34 @@ impl Callbacks {
                 done.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "the operation panicked")))
             }));
         match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => reply(outcome),
+            Poll::Ready(outcome) => {
+                reply(outcome);
+                self.fs.timings().answered(what, since);
+            }
             Poll::Pending => {
-                self.runtime.spawn(async move { reply(operation.await) });
+                let fs = self.fs.clone();
+                self.runtime.spawn(async move {
+                    reply(operation.await);
+                    fs.timings().answered(what, since);
+                });
             }
         }
     }
-}
 
-fn errno(error: &Error) -> Errno {
-    match error.kind() {
-        // Everyday answers.
-        ErrorKind::NotFound | ErrorKind::Stale | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
-            tracing::trace!(%error, "answered");
-        }
-        kind => tracing::debug!(%error, ?kind, "failed"),
+    /// The same for an operation that only succeeds or fails.
+    fn done<F>(&self, what: FsOperation, reply: ReplyEmpty, operation: impl FnOnce(Arc<FileSystem>) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.answer(what, operation, |outcome| match outcome {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
-    Errno::from_i32(error.kind().errno())
-}
 
-fn text(name: &OsStr) -> Result<String> {
-    let name = name.to_str().map(str::to_owned);
-    name.ok_or_else(|| Error::new(ErrorKind::NotFound, "a name that is not UTF-8"))
-}
-
-fn kind(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::File => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-    }
-}
-
-fn attributes(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.len,
-        blocks: attr.len.div_ceil(512),
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.mtime,
-        crtime: attr.mtime,
-        kind: kind(attr.kind),
-        perm: attr.mode,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: attr.block_bytes,
-        flags: 0,
-    }
-}
-
-/// Attributes that nobody looks at: of a name that does not exist, of `.` and `..` in a listing.
-fn blank(ino: u64) -> FileAttr {
-    attributes(&Attr {
-        ino,
-        kind: FileKind::Directory,
-        len: 0,
-        mode: 0,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        mtime: UNIX_EPOCH,
-        atime: UNIX_EPOCH,
-        block_bytes: 4096,
-    })
-}
-
-fn send_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
-    match size as usize {
-        0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        room if room < value.len() => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
+    /// Why something that the store has not is refused: on a read-only mount, because of that.
+    fn refused(&self, otherwise: Errno) -> Errno {
+        if self.fs.settings().writes.read_only { Errno::EROFS } else { otherwise }
     }
 }
 
@@ -147,6 +107,8 @@ impl Filesystem for Callbacks {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
+            // One request to cut a file and open it, instead of an open whose data nobody wants.
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             let _ = config.add_capabilities(wanted);
         }
@@ -155,19 +117,12 @@ impl Filesystem for Callbacks {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = text(name);
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (who, name) = (caller(request), text(name));
         self.answer(
-            async move |fs: Arc<FileSystem>| fs.lookup(parent.0, &name?).await,
-            |looked| match looked {
-                Ok(looked) => match looked.attr {
-                    Some(attr) => reply.entry(&looked.ttl, &attributes(&attr), NO_GENERATION),
-                    None if looked.ttl.is_zero() => reply.error(Errno::ENOENT),
-                    // Number 0 with a lifetime: the kernel remembers that there is nothing.
-                    None => reply.entry(&looked.ttl, &blank(0), NO_GENERATION),
-                },
-                Err(error) => reply.error(errno(&error)),
-            },
+            FsOperation::Lookup,
+            async move |fs: Arc<FileSystem>| fs.lookup(who, parent.0, &name?).await,
+            |looked| reply_looked(reply, looked),
         );
     }
 
@@ -175,9 +130,11 @@ impl Filesystem for Callbacks {
         self.fs.forget(ino.0, count);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let who = caller(request);
         self.answer(
-            async move |fs: Arc<FileSystem>| fs.getattr(ino.0).await,
+            FsOperation::Getattr,
+            async move |fs: Arc<FileSystem>| fs.getattr(who, ino.0).await,
             |found| match found {
                 Ok((attr, ttl)) => reply.attr(&ttl, &attributes(&attr)),
                 Err(error) => reply.error(errno(&error)),
@@ -185,20 +142,15 @@ impl Filesystem for Callbacks {
         );
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
-        }
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (who, wanted) = (caller(request), opened_for(flags));
         self.answer(
-            async move |fs: Arc<FileSystem>| fs.open(ino.0).await,
-            |opened| match opened {
-                // The number is the generation: what the kernel cached under it is right.
-                Ok(fh) => {
-                    let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-                    reply.opened(FileHandle(fh), flags);
-                }
-                Err(error) => reply.error(errno(&error)),
+            FsOperation::Open,
+            async move |fs: Arc<FileSystem>| match wanted {
+                None => fs.open(who, ino.0).await,
+                Some(wanted) => fs.open_for_writing(who, ino.0, wanted).await,
             },
+            |opened| reply_opened(reply, opened),
         );
     }
 
@@ -214,6 +166,7 @@ impl Filesystem for Callbacks {
         reply: ReplyData,
     ) {
         self.answer(
+            FsOperation::Read,
             async move |fs: Arc<FileSystem>| fs.read(fh.0, offset, size as usize).await,
             |read| match read {
                 Ok(bytes) => reply.data(&bytes),
@@ -232,13 +185,17 @@ impl Filesystem for Callbacks {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
-        reply.ok();
+        self.done(FsOperation::Release, reply, async move |fs: Arc<FileSystem>| {
+            fs.release(fh.0).await;
+            Ok(())
+        });
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let who = caller(request);
         self.answer(
-            async move |fs: Arc<FileSystem>| fs.opendir(ino.0).await,
+            FsOperation::Opendir,
+            async move |fs: Arc<FileSystem>| fs.opendir(who, ino.0).await,
             |opened| match opened {
                 Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
@@ -248,6 +205,7 @@ impl Filesystem for Callbacks {
 
     fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.answer(
+            FsOperation::Readdir,
             async move |fs: Arc<FileSystem>| fs.readdir(fh.0, offset, false).await,
             move |listed| match listed {
                 Ok(entries) => {
@@ -273,16 +231,20 @@ impl Filesystem for Callbacks {
     ) {
         let fs = self.fs.clone();
         self.answer(
+            FsOperation::Readdir,
             async move |fs: Arc<FileSystem>| fs.readdir(fh.0, offset, true).await,
             move |listed| match listed {
                 Ok(entries) => {
                     for entry in entries {
                         let ino = fs.told(&entry);
-                        let (attr, ttl) = match &entry.attr {
-                            Some((attr, ttl)) => (FileAttr { ino: INodeNo(ino), ..attributes(attr) }, *ttl),
-                            None => (blank(ino), Duration::ZERO),
+                        let (node, attr, ttl) = match &entry.attr {
+                            Some((attr, ttl)) => {
+                                (ino, FileAttr { ino: INodeNo(ino), ..attributes(attr) }, *ttl)
+                            }
+                            // Number 0: the kernel asks for it if it has to know.
+                            None => (0, blank(ino, entry.kind), Duration::ZERO),
                         };
-                        if reply.add(INodeNo(ino), entry.next, &entry.name, &ttl, &attr, NO_GENERATION) {
+                        if reply.add(INodeNo(node), entry.next, &entry.name, &ttl, &attr, NO_GENERATION) {
                             fs.not_told(&entry, ino);
                             break;
                         }
@@ -301,6 +263,7 @@ impl Filesystem for Callbacks {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         self.answer(
+            FsOperation::Statfs,
             async move |fs: Arc<FileSystem>| fs.statfs().await,
             |space| match space {
                 Ok(space) => reply.statfs(
@@ -336,17 +299,10 @@ impl Filesystem for Callbacks {
         }
     }
 
-    // ENOSYS to these tells the kernel to decide by itself and not to ask again.
+    // ENOSYS to these tells the kernel to decide by itself and not to ask again. Locks are not here either:
+    // the kernel keeps those of its own processes.
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         reply.error(Errno::ENOSYS);
     }
 
@@ -358,18 +314,75 @@ impl Filesystem for Callbacks {
         reply.error(Errno::ENOSYS);
     }
 
-    // The kernel refuses changes of a read-only mount by itself, unless somebody remounts it writable.
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (who, name) = (caller(request), text(name));
+        let exclusive = flags & libc::O_EXCL != 0;
+        let wanted = OpenFor { exclusive, ..opened_for(OpenFlags(flags)).unwrap_or_default() };
+        self.answer(
+            FsOperation::Create,
+            async move |fs: Arc<FileSystem>| fs.create(who, parent.0, &name?, mode, wanted).await,
+            |created| match created {
+                Ok(Created { attr, ttl, opened }) => {
+                    let flags = open_flags(&opened);
+                    reply.created(&ttl, &attributes(&attr), NO_GENERATION, FileHandle(opened.fh), flags);
+                }
+                Err(error) => reply.error(errno(&error)),
+            },
+        );
+    }
 
-    fn setattr(
+    fn write(
         &self,
         _: &Request,
         _: INodeNo,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u64>,
-        _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // At most `REQUEST_BYTES_MAX`.
+        let (len, data) = (data.len() as u32, Bytes::copy_from_slice(data));
+        let soon = flags.0 & libc::O_DIRECT != 0;
+        self.answer(
+            FsOperation::Write,
+            async move |fs: Arc<FileSystem>| fs.write(fh.0, offset, data, soon).await,
+            move |written| match written {
+                Ok(()) => reply.written(len),
+                Err(error) => reply.error(errno(&error)),
+            },
+        );
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.done(FsOperation::Flush, reply, async move |fs: Arc<FileSystem>| fs.flush(fh.0).await);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.done(FsOperation::Fsync, reply, async move |fs: Arc<FileSystem>| fs.fsync(fh.0).await);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        len: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
         _: Option<FileHandle>,
         _: Option<SystemTime>,
@@ -378,70 +391,118 @@ impl Filesystem for Callbacks {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(Errno::EROFS);
+        let who = caller(request);
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let set = SetAttr { mode, uid, gid, len, atime, mtime };
+        self.answer(
+            FsOperation::Setattr,
+            async move |fs: Arc<FileSystem>| fs.setattr(who, ino.0, set).await,
+            |found| match found {
+                Ok((attr, ttl)) => reply.attr(&ttl, &attributes(&attr)),
+                Err(error) => reply.error(errno(&error)),
+            },
+        );
     }
 
-    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(self.refused(Errno::EPERM));
+        }
+        let (who, name) = (caller(request), text(name));
+        self.answer(
+            FsOperation::Create,
+            async move |fs: Arc<FileSystem>| fs.make_node(who, parent.0, &name?, mode).await,
+            |looked| reply_looked(reply, looked),
+        );
     }
 
-    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+        let (who, name) = (caller(request), text(name));
+        self.answer(
+            FsOperation::Mkdir,
+            async move |fs: Arc<FileSystem>| fs.mkdir(who, parent.0, &name?, mode).await,
+            |looked| reply_looked(reply, looked),
+        );
     }
 
-    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (who, name) = (caller(request), text(name));
+        let unlink = async move |fs: Arc<FileSystem>| fs.unlink(who, parent.0, &name?).await;
+        self.done(FsOperation::Unlink, reply, unlink);
     }
 
-    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        reply.error(Errno::EROFS);
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (who, name) = (caller(request), text(name));
+        let rmdir = async move |fs: Arc<FileSystem>| fs.rmdir(who, parent.0, &name?).await;
+        self.done(FsOperation::Rmdir, reply, rmdir);
     }
 
     fn rename(
         &self,
-        _: &Request,
-        _: INodeNo,
-        _: &OsStr,
-        _: INodeNo,
-        _: &OsStr,
-        _: RenameFlags,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to_parent: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EROFS);
+        let mode = match flags {
+            RenameFlags::RENAME_NOREPLACE => RenameMode::KeepExisting,
+            flags if flags.is_empty() => RenameMode::Replace,
+            _ => return reply.error(self.refused(Errno::EINVAL)),
+        };
+        let (who, name, to_name) = (caller(request), text(name), text(to_name));
+        self.done(FsOperation::Rename, reply, async move |fs: Arc<FileSystem>| {
+            fs.rename(who, (parent.0, &name?), (to_parent.0, &to_name?), mode).await
+        });
     }
 
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(Errno::EROFS);
+    // What HDFS has not: links, devices, space reserved ahead, extended attributes of others.
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(self.refused(Errno::EPERM));
     }
 
-    fn write(
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(self.refused(Errno::EPERM));
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(self.refused(Errno::EOPNOTSUPP));
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(self.refused(Errno::EOPNOTSUPP));
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(self.refused(Errno::EOPNOTSUPP));
+    }
+
+    // The kernel copies by reading and writing instead.
+    fn copy_file_range(
         &self,
         _: &Request,
         _: INodeNo,
         _: FileHandle,
         _: u64,
-        _: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
-    }
-
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+        reply.error(Errno::ENOSYS);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod callbacks;
+mod translate;
 
 /// How often idle readers and surplus inodes are looked for.
 const UPKEEP: Duration = Duration::from_secs(2);
@@ -72,11 +73,16 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     let source = if is_root() { options.source.clone() } else { escape_option(&options.source) };
     // `fuser` gives its own `Subtype` to the helper only; the kernel takes it as well.
     let subtype = MountOption::CUSTOM(format!("subtype={SUBTYPE}"));
-    config.mount_options = vec![MountOption::FSName(source), subtype, MountOption::RO];
+    let settings = fs.settings();
+    let access = if settings.writes.read_only { MountOption::RO } else { MountOption::RW };
+    config.mount_options = vec![MountOption::FSName(source), subtype, access];
+    if fs.kernel_decides() {
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
     if options.noexec {
         config.mount_options.push(MountOption::NoExec);
     }
-    let callbacks = Callbacks::new(fs.clone(), runtime);
+    let callbacks = Callbacks::new(fs.clone(), runtime.clone());
     let session = Session::new(callbacks, &options.dir, &config).map_err(|error| {
         let reason = error.to_string();
         let kind = Error::from_io(&error, "").kind();
@@ -85,7 +91,7 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     let notifier = session.notifier();
     let (tell, ended) = watch::channel(None);
     let (stop_upkeep, stopped) = mpsc::channel::<()>();
-    spawn("fuse-upkeep", move || upkeep(&fs, &notifier, &stopped))?;
+    spawn("fuse-upkeep", move || upkeep(&fs, &runtime, &notifier, &stopped))?;
     spawn("fuse-session", move || {
         let outcome = session
             .run()
@@ -104,8 +110,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         .map_err(|error| Error::from_io(&error, "cannot start a thread"))
 }
 
-fn upkeep(fs: &FileSystem, notifier: &Notifier, stopped: &mpsc::Receiver<()>) {
+fn upkeep(fs: &FileSystem, runtime: &Handle, notifier: &Notifier, stopped: &mpsc::Receiver<()>) {
     while stopped.recv_timeout(UPKEEP) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let _inside = runtime.enter();
         fs.maintain();
         for (parent, path) in fs.surplus() {
             // An entry that is in use or gone already: not worth a word.

@@ -1,0 +1,206 @@
+//! Changes of attributes: mode, owner, times, length.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use nix::unistd::{Gid, Group, Uid, User};
+use tokio::task::spawn_blocking;
+
+use super::{Attr, Caller, FileSystem, NodeKey, live::Live, stale};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    store::{AttributeChanges, Metadata, StoreUrl},
+};
+
+/// A time to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// The time of the call.
+    Now,
+    /// This time.
+    At(SystemTime),
+}
+
+/// What is to be changed; `None` stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner on this host.
+    pub uid: Option<u32>,
+    /// Group on this host.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub len: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last modification.
+    pub mtime: Option<SetTime>,
+}
+
+impl FileSystem {
+    /// Changes attributes of an inode; gives those it has then. The length is changed first: if that
+    /// fails, nothing was.
+    pub async fn setattr(&self, caller: Caller, ino: u64, set: SetAttr) -> Result<(Attr, Duration)> {
+        self.writable()?;
+        let key = self.key(ino)?;
+        if set.len.is_some() && key.generation.is_none() {
+            return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
+        }
+        self.within(&key.path, async {
+            let live = self.inodes.lock().live(ino).cloned();
+            if let Some(len) = set.len {
+                self.set_len(caller, ino, &key, live.as_ref(), len).await?;
+            }
+            let others = SetAttr { len: None, ..set };
+            if others != SetAttr::default() {
+                self.set_others(caller, ino, &key, live.as_ref(), others).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        self.getattr(caller, ino).await
+    }
+
+    async fn set_len(
+        &self,
+        caller: Caller,
+        ino: u64,
+        key: &NodeKey,
+        live: Option<&Arc<Live>>,
+        len: u64,
+    ) -> Result<()> {
+        match live {
+            Some(live) => {
+                live.truncate(len).await?;
+                // Without a writer nobody else would finish it.
+                if live.writers() == 0 {
+                    let metadata = live.finish().await?;
+                    let mut inodes = self.inodes.lock();
+                    if live.writers() == 0 {
+                        inodes.settle(ino, Some(metadata.generation));
+                    }
+                }
+            }
+            None => {
+                let found = self.stat(caller, &key.path).await?.found;
+                if found.is_none_or(|found| Some(found.generation) != key.generation || found.len != len) {
+                    // Under a number of its own, as every change of a file's bytes.
+                    self.expect_writer(caller, ino, key).await?;
+                    return Err(stale(&key.path));
+                }
+            }
+        }
+        self.stats.forget(&key.path);
+        Ok(())
+    }
+
+    async fn set_others(
+        &self,
+        caller: Caller,
+        ino: u64,
+        key: &NodeKey,
+        live: Option<&Arc<Live>>,
+        set: SetAttr,
+    ) -> Result<()> {
+        let store = self.store_of(caller).await?;
+        // The end of a write would set the times again.
+        if let Some(live) = live
+            && (set.atime.is_some() || set.mtime.is_some())
+        {
+            live.finish().await?;
+        }
+        let path = live.map_or_else(|| key.path.clone(), |live| live.shared.path());
+        let before = store.stat(&path).await?;
+        let changes = self.changes(&before, set).await?;
+        if changes == AttributeChanges::default() {
+            return Ok(());
+        }
+        let outcome = store.set_attributes(&path, &changes).await;
+        self.stats.forget(&path);
+        outcome?;
+        if before.is_dir() {
+            return Ok(());
+        }
+        let after = Arc::new(store.stat(&path).await?);
+        self.renew_after(ino, live, &before, &after, &changes);
+        Ok(())
+    }
+
+    /// The same bytes have another generation now: the number stays, if they surely are the same.
+    fn renew_after(
+        &self,
+        ino: u64,
+        live: Option<&Arc<Live>>,
+        before: &Metadata,
+        after: &Arc<Metadata>,
+        changes: &AttributeChanges,
+    ) {
+        if let Some(live) = live {
+            if live.sink.is_clean() {
+                live.shared.show(after.clone());
+            } else {
+                live.shared.change(after);
+            }
+            return;
+        }
+        let time_explained = changes.mtime.is_some() || after.mtime == before.mtime;
+        if before.generation == after.generation || before.len != after.len || !time_explained {
+            return;
+        }
+        let mut inodes = self.inodes.lock();
+        if inodes.get(ino).is_some_and(|key| key.generation == Some(before.generation)) {
+            inodes.renew(ino, after.generation);
+            drop(inodes);
+            // Its reader would find another generation when it has to open the file again.
+            self.files.retire(ino);
+        }
+    }
+
+    /// What the store is told: names instead of numbers, and nothing that is so already, because HDFS
+    /// lets only its superuser change an owner, even to the same.
+    async fn changes(&self, now: &Metadata, set: SetAttr) -> Result<AttributeChanges> {
+        let time = |set: Option<SetTime>| {
+            set.map(|set| match set {
+                SetTime::Now => SystemTime::now(),
+                SetTime::At(time) => time,
+            })
+        };
+        let (uid, gid) = self.owners.ids(&now.owner, &now.group).await;
+        let owner = match set.uid.filter(|wanted| *wanted != uid) {
+            Some(uid) => Some(self.name_of(uid, "user", user_name).await?),
+            None => None,
+        };
+        let group = match set.gid.filter(|wanted| *wanted != gid) {
+            Some(gid) => Some(self.name_of(gid, "group", group_name).await?),
+            None => None,
+        };
+        let mode = set.mode.map(|mode| mode & 0o7777).filter(|mode| *mode != now.mode & 0o7777);
+        Ok(AttributeChanges { mode, owner, group, mtime: time(set.mtime), atime: time(set.atime) })
+    }
+
+    /// The store's name of a user or group of this host.
+    async fn name_of(&self, id: u32, what: &str, ask: fn(u32) -> Option<String>) -> Result<String> {
+        let name = spawn_blocking(move || ask(id)).await.ok().flatten();
+        match name {
+            Some(name) => Ok(name),
+            // A local store takes numbers.
+            None if matches!(self.store.0.url(), StoreUrl::File { .. }) => Ok(id.to_string()),
+            None => {
+                let message =
+                    format!("this host has no name for {what} {id}, and the store knows names only");
+                Err(Error::new(ErrorKind::InvalidArgument, message))
+            }
+        }
+    }
+}
+
+fn user_name(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
+}
+
+fn group_name(gid: u32) -> Option<String> {
+    Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
+}

@@ -1,0 +1,267 @@
+//! Changes through the file system, on a store in memory.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::store::{
+    Operation,
+    memory::{Fault, Injection, MemoryStore},
+};
+
+fn path(text: &str) -> StorePath {
+    StorePath::parse(text).expect("a valid path")
+}
+
+fn me() -> Caller {
+    Caller::own()
+}
+
+fn fs(store: &MemoryStore) -> FileSystem {
+    FileSystem::new(Arc::new(store.clone()), FsSettings::default(), Handle::current()).expect("settings")
+}
+
+fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {
+    outcome.expect_err("an error").kind()
+}
+
+async fn ino(fs: &FileSystem, name: &str) -> Option<u64> {
+    fs.lookup(me(), ROOT, name).await.expect("looked up").attr.map(|attr| attr.ino)
+}
+
+/// Opens as the kernel does: once more, by a new lookup, after `Stale`.
+async fn open_to_write(fs: &FileSystem, name: &str, wanted: OpenFor) -> Result<Opened> {
+    let number = ino(fs, name).await.expect("there");
+    match fs.open_for_writing(me(), number, wanted).await {
+        Err(error) if error.kind() == ErrorKind::Stale => {
+            let again = ino(fs, name).await.expect("there");
+            assert_ne!(again, number, "a writer has a number of its own");
+            fs.open_for_writing(me(), again, wanted).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn create(fs: &FileSystem, name: &str) -> Created {
+    fs.create(me(), ROOT, name, 0o644, OpenFor::default()).await.expect("created")
+}
+
+async fn put(fs: &FileSystem, name: &str, bytes: &'static [u8]) -> u64 {
+    let created = create(fs, name).await;
+    fs.write(created.opened.fh, 0, Bytes::from_static(bytes), false).await.expect("written");
+    fs.flush(created.opened.fh).await.expect("closed");
+    fs.release(created.opened.fh).await;
+    created.attr.ino
+}
+
+async fn content(fs: &FileSystem, name: &str) -> Bytes {
+    let number = ino(fs, name).await.expect("there");
+    let fh = fs.open(me(), number).await.expect("opened").fh;
+    let bytes = fs.read(fh, 0, 1 << 20).await.expect("read");
+    fs.release(fh).await;
+    bytes
+}
+
+#[tokio::test]
+async fn a_new_file_keeps_its_number_and_is_read_back() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let number = put(&fs, "f", b"hello").await;
+    assert_eq!(ino(&fs, "f").await, Some(number));
+    let (attr, _) = fs.getattr(me(), number).await.expect("known");
+    assert_eq!((attr.len, attr.nlink), (5, 1));
+    let first = fs.open(me(), number).await.expect("opened");
+    assert!(!first.keep_pages, "what the kernel kept while it was written is dropped once");
+    assert!(fs.open(me(), number).await.expect("opened").keep_pages);
+    assert_eq!(content(&fs, "f").await, "hello");
+    assert_eq!(fs.snapshot().files_written, 0);
+}
+
+#[tokio::test]
+async fn writers_and_readers_never_share_a_number() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let old = put(&fs, "f", b"old old").await;
+    let reader = fs.open(me(), old).await.expect("opened").fh;
+    assert_eq!(fs.read(reader, 0, 3).await.expect("read"), "old");
+    let writer = open_to_write(&fs, "f", OpenFor { truncate: true, ..OpenFor::default() }).await;
+    let writer = writer.expect("opened").fh;
+    fs.write(writer, 0, Bytes::from_static(b"new"), false).await.expect("written");
+    fs.flush(writer).await.expect("closed");
+    fs.release(writer).await;
+    assert_eq!(content(&fs, "f").await, "new");
+    match fs.read(reader, 0, 7).await {
+        Ok(bytes) => assert_eq!(bytes, "old old"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Stale),
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_closed_before_the_program_writes_ends_nothing() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let fh = create(&fs, "f").await.opened.fh;
+    fs.flush(fh).await.expect("a copy is closed");
+    fs.write(fh, 0, Bytes::from_static(b"one"), false).await.expect("written");
+    fs.flush(fh).await.expect("a child ended");
+    fs.write(fh, 3, Bytes::from_static(b" two"), false).await.expect("another goes on");
+    fs.flush(fh).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "one two");
+}
+
+#[tokio::test]
+async fn a_random_write_is_refused_and_costs_nothing() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let fh = create(&fs, "f").await.opened.fh;
+    fs.write(fh, 0, Bytes::from_static(b"abc"), false).await.expect("written");
+    assert_eq!(kind(fs.write(fh, 1, Bytes::from_static(b"x"), false).await), ErrorKind::Unsupported);
+    fs.write(fh, 3, Bytes::from_static(b"def"), false).await.expect("in order again");
+    fs.flush(fh).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "abcdef");
+}
+
+#[tokio::test]
+async fn parts_of_one_direct_write_may_come_in_any_order() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let fh = create(&fs, "f").await.opened.fh;
+    let (second, first) = tokio::join!(
+        fs.write(fh, 3, Bytes::from_static(b"def"), true),
+        fs.write(fh, 0, Bytes::from_static(b"abc"), true),
+    );
+    (first.expect("written"), second.expect("written"));
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "abcdef");
+}
+
+#[tokio::test]
+async fn appending_goes_on_at_the_end() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    put(&fs, "f", b"one").await;
+    let append = OpenFor { append: true, ..OpenFor::default() };
+    let fh = open_to_write(&fs, "f", append).await.expect("opened").fh;
+    fs.write(fh, 0, Bytes::from_static(b" two"), false).await.expect("written");
+    fs.flush(fh).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "one two");
+}
+
+#[tokio::test]
+async fn a_failed_write_is_told_at_close_and_the_file_is_not_believed() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let created = create(&fs, "f").await;
+    store.inject(Injection::new(Fault::Fail(ErrorKind::NoSpace)).on(Operation::Write));
+    fs.write(created.opened.fh, 0, Bytes::from_static(b"lost"), false).await.expect("queued");
+    assert_eq!(kind(fs.flush(created.opened.fh).await), ErrorKind::NoSpace);
+    assert_eq!(kind(fs.fsync(created.opened.fh).await), ErrorKind::NoSpace);
+    fs.release(created.opened.fh).await;
+    assert_eq!(kind(fs.getattr(me(), created.attr.ino).await), ErrorKind::Stale);
+    assert_eq!(content(&fs, "f").await, "", "what the store has");
+}
+
+#[tokio::test]
+async fn a_renamed_file_keeps_its_number_also_below_a_renamed_directory() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    store.put(&path("/d/f"), "bytes").expect("put");
+    let dir = ino(&fs, "d").await.expect("there");
+    let file = fs.lookup(me(), dir, "f").await.expect("looked up").attr.expect("there").ino;
+    let reader = fs.open(me(), file).await.expect("opened").fh;
+    fs.rename(me(), (ROOT, "d"), (ROOT, "e"), RenameMode::Replace).await.expect("renamed");
+    assert_eq!((ino(&fs, "d").await, ino(&fs, "e").await), (None, Some(dir)));
+    assert_eq!(fs.lookup(me(), dir, "f").await.expect("looked up").attr.expect("there").ino, file);
+    assert_eq!(fs.read(reader, 0, 9).await.expect("read"), "bytes");
+    fs.rename(me(), (dir, "f"), (ROOT, "g"), RenameMode::Replace).await.expect("renamed");
+    assert_eq!(ino(&fs, "g").await, Some(file));
+    assert_eq!(content(&fs, "g").await, "bytes");
+}
+
+#[tokio::test]
+async fn a_file_is_renamed_over_another_while_it_is_written() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    put(&fs, "target", b"old").await;
+    let fh = create(&fs, "temp").await.opened.fh;
+    fs.write(fh, 0, Bytes::from_static(b"new "), false).await.expect("written");
+    fs.rename(me(), (ROOT, "temp"), (ROOT, "target"), RenameMode::Replace).await.expect("renamed");
+    fs.write(fh, 4, Bytes::from_static(b"bytes"), false).await.expect("written");
+    fs.flush(fh).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "target").await, "new bytes");
+    assert_eq!(ino(&fs, "temp").await, None);
+    let keep = RenameMode::KeepExisting;
+    put(&fs, "other", b"x").await;
+    let outcome = fs.rename(me(), (ROOT, "other"), (ROOT, "target"), keep).await;
+    assert_eq!(kind(outcome), ErrorKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_deleted_file_fails_its_writer_clearly() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let created = create(&fs, "f").await;
+    fs.write(created.opened.fh, 0, Bytes::from_static(b"x"), false).await.expect("written");
+    fs.unlink(me(), ROOT, "f").await.expect("deleted");
+    assert_eq!(ino(&fs, "f").await, None);
+    assert_eq!(fs.getattr(me(), created.attr.ino).await.expect("open").0.nlink, 0);
+    assert_eq!(kind(fs.flush(created.opened.fh).await), ErrorKind::Stale);
+    fs.release(created.opened.fh).await;
+    assert_eq!(fs.snapshot().files_written, 0);
+    assert_ne!(create(&fs, "f").await.attr.ino, created.attr.ino);
+}
+
+#[tokio::test]
+async fn times_set_before_the_close_survive_it() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let created = create(&fs, "f").await;
+    fs.write(created.opened.fh, 0, Bytes::from_static(b"x"), false).await.expect("written");
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let set = SetAttr { mtime: Some(SetTime::At(time)), ..SetAttr::default() };
+    fs.setattr(me(), created.attr.ino, set).await.expect("set");
+    fs.flush(created.opened.fh).await.expect("closed");
+    fs.release(created.opened.fh).await;
+    assert_eq!(fs.getattr(me(), created.attr.ino).await.expect("known").0.mtime, time);
+    let chmod = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    let (attr, _) = fs.setattr(me(), created.attr.ino, chmod).await.expect("set");
+    assert_eq!((attr.mode, attr.mtime), (0o600, time));
+}
+
+#[tokio::test]
+async fn wrong_changes_are_refused() {
+    let store = MemoryStore::new();
+    let mount = fs(&store);
+    put(&mount, "f", b"x").await;
+    assert!(mount.mkdir(me(), ROOT, "d", 0o755).await.expect("made").attr.is_some());
+    assert_eq!(kind(mount.mkdir(me(), ROOT, "d", 0o755).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(mount.unlink(me(), ROOT, "d").await), ErrorKind::IsADirectory);
+    assert_eq!(kind(mount.rmdir(me(), ROOT, "f").await), ErrorKind::NotADirectory);
+    let exclusive = OpenFor { exclusive: true, ..OpenFor::default() };
+    assert_eq!(kind(mount.create(me(), ROOT, "f", 0, exclusive).await), ErrorKind::AlreadyExists);
+    mount.rmdir(me(), ROOT, "d").await.expect("removed");
+    let writes = WriteSettings { read_only: true, ..WriteSettings::default() };
+    let settings = FsSettings { writes, ..FsSettings::default() };
+    let read_only = FileSystem::new(Arc::new(store), settings, Handle::current()).expect("settings");
+    assert_eq!(kind(read_only.create(me(), ROOT, "g", 0, exclusive).await), ErrorKind::ReadOnly);
+    assert_eq!(kind(read_only.unlink(me(), ROOT, "f").await), ErrorKind::ReadOnly);
+}
+
+#[tokio::test]
+async fn truncate_by_name() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    put(&fs, "f", b"abcdef").await;
+    for (len, expected) in [(6, "abcdef"), (3, "abc"), (0, "")] {
+        let set = SetAttr { len: Some(len), ..SetAttr::default() };
+        let number = ino(&fs, "f").await.expect("there");
+        if fs.setattr(me(), number, set).await.is_err_and(|e| e.kind() == ErrorKind::Stale) {
+            let number = ino(&fs, "f").await.expect("there");
+            assert_eq!(fs.setattr(me(), number, set).await.expect("cut").0.len, len);
+        }
+        assert_eq!(content(&fs, "f").await, expected);
+    }
+}

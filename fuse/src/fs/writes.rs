@@ -1,0 +1,415 @@
+//! Files that are being written: from create or open to the last close.
+//!
+//! An existing file is never written under the number that its readers have: who opens it to write is
+//! answered `Stale`, upon which the kernel looks the name up again and finds the number of a live node.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    Attr, Caller, FileSystem, Looked, NodeKey, WriteMode, key_of,
+    live::{At, Live, Sink, stream},
+    no_handle, stale,
+};
+use crate::{
+    cache::Stream,
+    error::{Error, ErrorKind, Result},
+    store::{AttributeChanges, CreateOptions, FileKind, Metadata, Store, StorePath, Writer},
+};
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenFor {
+    /// Cut to nothing first.
+    pub truncate: bool,
+    /// Each write goes to the end.
+    pub append: bool,
+    /// Only if nothing has that name (of a create).
+    pub exclusive: bool,
+}
+
+/// A file opened for the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// The handle.
+    pub fh: u64,
+    /// Whether pages that the kernel cached under this number are right.
+    pub keep_pages: bool,
+    /// Whether reads and writes have to pass the kernel's pages by: what is written in a stream must
+    /// come in order, and not when a page happens to be written back.
+    pub direct: bool,
+    /// Whether it may be written to: then the kernel has to tell of each close.
+    pub writes: bool,
+}
+
+/// A file that was made and opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its attributes, counted as told once.
+    pub attr: Attr,
+    /// How long the name is good.
+    pub ttl: Duration,
+    /// Its handle.
+    pub opened: Opened,
+}
+
+impl FileSystem {
+    /// Makes a file, or opens the one that somebody else made meanwhile, and opens it for writing.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &str,
+        mode: u32,
+        wanted: OpenFor,
+    ) -> Result<Created> {
+        self.writable()?;
+        let path = Arc::new(self.directory(parent)?.join(name)?);
+        self.within(&path, async {
+            let store = self.store_of(caller).await?;
+            let ino = match self.make_file(caller, &store, &path, mode, wanted).await {
+                Ok((metadata, writer)) => self.begin_live(&path, store, metadata, writer),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && !wanted.exclusive => {
+                    let there = self.inodes.lock().live_at(&path).map(|(ino, _)| ino);
+                    match there {
+                        Some(ino) => ino,
+                        None => self.begin_existing(store, &path).await?,
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            let live = self.join(ino)?;
+            if wanted.truncate
+                && let Err(error) = live.truncate(0).await
+            {
+                self.leave(ino, &live).await;
+                return Err(error);
+            }
+            let metadata = live.shared.metadata();
+            let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
+            self.inodes.lock().look_up_again(ino);
+            let attr = Attr::new(ino, &metadata, ids, self.settings.block_bytes);
+            let ttl = self.lifetime(self.tuning().entry_lifetime, Instant::now());
+            Ok(Created { attr, ttl, opened: self.open_writer(ino, live, wanted) })
+        })
+        .await
+    }
+
+    /// Makes an empty file and opens nothing. Its attributes are counted as told once.
+    pub async fn make_node(&self, caller: Caller, parent: u64, name: &str, mode: u32) -> Result<Looked> {
+        let exclusive = OpenFor { exclusive: true, ..OpenFor::default() };
+        let created = self.create(caller, parent, name, mode, exclusive).await?;
+        self.release(created.opened.fh).await;
+        Ok(Looked { attr: Some(created.attr), ttl: created.ttl, attr_ttl: Duration::ZERO })
+    }
+
+    /// Opens an existing file for writing. `Stale` where the kernel has to look it up again first.
+    pub async fn open_for_writing(&self, caller: Caller, ino: u64, wanted: OpenFor) -> Result<Opened> {
+        self.writable()?;
+        let key = self.key(ino)?;
+        if key.generation.is_none() {
+            return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
+        }
+        self.within(&key.path, async {
+            let Ok(live) = self.join(ino) else {
+                self.expect_writer(caller, ino, &key).await?;
+                return Err(stale(&key.path));
+            };
+            if wanted.truncate
+                && let Err(error) = live.truncate(0).await
+            {
+                self.leave(ino, &live).await;
+                return Err(error);
+            }
+            Ok(self.open_writer(ino, live, wanted))
+        })
+        .await
+    }
+
+    /// Writes `data` to an open file. `soon`: what lies before it may still be on its way.
+    pub async fn write(&self, fh: u64, offset: u64, data: Bytes, soon: bool) -> Result<()> {
+        self.writable()?;
+        let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
+        let Some((live, appends)) = handle.writer() else {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("handle {fh} is for reading")));
+        };
+        let at = match (appends, soon) {
+            (true, _) => At::End,
+            (false, true) => At::Soon(offset),
+            (false, false) => At::Offset(offset),
+        };
+        // Each step of it has a deadline of its own; who waits for his turn may wait for several.
+        live.write(at, data).await
+    }
+
+    /// One descriptor of the handle is closed: what was written has to be in the store, or the close
+    /// fails. Of a new file without a byte nothing is done: a shell closes a copy of its descriptor
+    /// before the program runs that writes.
+    pub async fn flush(&self, fh: u64) -> Result<()> {
+        let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
+        match handle.writer() {
+            Some((live, _)) if !live.sink.is_clean() && live.shared.metadata().len > 0 => {
+                let outcome = live.finish().await.map(drop);
+                self.stats.forget(&handle.path());
+                outcome
+            }
+            // A failure that no write met is told here.
+            Some((live, _)) if !live.shared.is_gone() && !live.sink.is_clean() => live.sync().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// What was written through this handle is durable when this returns.
+    pub async fn fsync(&self, fh: u64) -> Result<()> {
+        let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
+        match handle.writer() {
+            Some((live, _)) => live.sync().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Closes a handle. Of the last one that wrote, the file is finished and gets its generation.
+    pub async fn release(&self, fh: u64) {
+        let Some(handle) = self.files.get(fh) else { return };
+        self.files.close(fh);
+        if let Some(file) = handle.settled() {
+            self.databases.released(&file.database, &file.source);
+        }
+        if let Some((live, _)) = handle.writer() {
+            self.leave(handle.ino(), live).await;
+        }
+    }
+
+    /// Finishes everything that is being written: before the end of the process.
+    pub async fn finish_writes(&self) -> Vec<Error> {
+        let live = self.inodes.lock().all_live();
+        let finish = live.iter().filter(|(_, live)| !live.shared.is_gone()).map(|(_, live)| live.finish());
+        futures::future::join_all(finish).await.into_iter().filter_map(Result::err).collect()
+    }
+
+    pub(super) fn writable(&self) -> Result<()> {
+        if self.settings.writes.read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the mount is read-only"));
+        }
+        Ok(())
+    }
+
+    /// How a new file is made.
+    fn create_options(&self, mode: u32, overwrite: bool) -> CreateOptions {
+        let writes = &self.settings.writes;
+        CreateOptions {
+            overwrite,
+            create_parents: false,
+            mode: Some(mode & 0o7777 & !writes.umask),
+            replication: writes.replication,
+            block_size: writes.block_size,
+        }
+    }
+
+    async fn make_file(
+        &self,
+        caller: Caller,
+        store: &Arc<dyn Store>,
+        path: &Arc<StorePath>,
+        mode: u32,
+        wanted: OpenFor,
+    ) -> Result<(Arc<Metadata>, Option<Box<dyn Writer>>)> {
+        let options = self.create_options(mode, wanted.truncate && !wanted.exclusive);
+        let made = store.create(path, options).await;
+        self.stats.forget(path);
+        self.forget_parent(path);
+        let mut writer = Some(made?);
+        if self.settings.writes.mode == WriteMode::Staged
+            && let Some(writer) = writer.take()
+        {
+            writer.close().await?;
+        }
+        if self.owns_for_callers() {
+            self.give(caller, store, path).await?;
+        }
+        Ok((Arc::new(store.stat(path).await?), writer))
+    }
+
+    /// What was made belongs to the caller, where the store does not know him.
+    pub(super) async fn give(&self, caller: Caller, store: &Arc<dyn Store>, path: &StorePath) -> Result<()> {
+        if caller == Caller::own() {
+            return Ok(());
+        }
+        let (owner, group) = (Some(caller.uid.to_string()), Some(caller.gid.to_string()));
+        store.set_attributes(path, &AttributeChanges { owner, group, ..Default::default() }).await
+    }
+
+    fn sink(&self, metadata: &Metadata, writer: Option<Box<dyn Writer>>) -> Box<dyn Sink> {
+        let options = self.create_options(metadata.mode, false);
+        let (budget, runtime) = (self.write_budget.clone(), self.runtime.clone());
+        let step = self.settings.deadline;
+        Box::new(stream::Stream::new(writer, metadata.len, options, budget, step, runtime))
+    }
+
+    /// A live node for a file that was just made, or that exists.
+    fn begin_live(
+        &self,
+        path: &Arc<StorePath>,
+        store: Arc<dyn Store>,
+        metadata: Arc<Metadata>,
+        writer: Option<Box<dyn Writer>>,
+    ) -> u64 {
+        let made = writer.is_some();
+        let sink = self.sink(&metadata, writer);
+        let key = key_of(path.clone(), &metadata);
+        let live = Arc::new(Live::new(path.clone(), store, metadata, sink));
+        let mut inodes = self.inodes.lock();
+        let replaced = if made { inodes.detach(path) } else { Vec::new() };
+        let ino = inodes.begin(key, live.clone());
+        drop(inodes);
+        let _ = live.shared.ino.set(ino);
+        for old in replaced {
+            old.gone("replaced");
+        }
+        ino
+    }
+
+    async fn begin_existing(&self, store: Arc<dyn Store>, path: &Arc<StorePath>) -> Result<u64> {
+        let metadata = store.stat(path).await?;
+        if metadata.kind == FileKind::Directory {
+            return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
+        }
+        Ok(self.begin_live(path, store, Arc::new(metadata), None))
+    }
+
+    /// Makes a live node for who will come again to write.
+    pub(super) async fn expect_writer(&self, caller: Caller, ino: u64, key: &NodeKey) -> Result<()> {
+        let comes_anyway = {
+            let inodes = self.inodes.lock();
+            !inodes.attached(ino) || inodes.live_at(&key.path).is_some()
+        };
+        if comes_anyway {
+            return Ok(());
+        }
+        let store = self.store_of(caller).await?;
+        match self.begin_existing(store, &key.path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    fn join(&self, ino: u64) -> Result<Arc<Live>> {
+        let inodes = self.inodes.lock();
+        let live = inodes.live(ino).filter(|live| !live.shared.is_gone());
+        let live = live.cloned().ok_or_else(|| no_handle(ino))?;
+        live.join();
+        Ok(live)
+    }
+
+    fn open_writer(&self, ino: u64, live: Arc<Live>, wanted: OpenFor) -> Opened {
+        let stream = Stream::new(self.tuning().readahead_bytes_max);
+        let fh = self.files.open_live(ino, live, true, wanted.append, stream);
+        let direct = self.settings.writes.mode == WriteMode::Stream;
+        Opened { fh, keep_pages: false, direct, writes: true }
+    }
+
+    /// A writer less; the last one settles the file.
+    async fn leave(&self, ino: u64, live: &Arc<Live>) {
+        if !live.leave() {
+            return;
+        }
+        let finished = if live.shared.is_gone() { Err(None) } else { live.finish().await.map_err(Some) };
+        let path = live.shared.path();
+        self.stats.forget(&path);
+        self.forget_parent(&path);
+        let mut inodes = self.inodes.lock();
+        // Somebody came to write meanwhile.
+        if live.writers() > 0 {
+            return;
+        }
+        match finished {
+            Ok(metadata) => inodes.settle(ino, Some(metadata.generation)),
+            Err(error) => {
+                inodes.settle(ino, None);
+                drop(inodes);
+                if let Some(error) = error {
+                    tracing::warn!(%path, %error, "a file was not written to its end");
+                }
+            }
+        }
+    }
+
+    /// Hands on what waits, and gives up live nodes that nobody came for.
+    pub(super) fn maintain_live(&self, idle: Duration) {
+        let live = self.inodes.lock().all_live();
+        for (ino, live) in live {
+            live.sink.nudge();
+            if live.is_idle(idle) {
+                let generation = live.shared.metadata().generation;
+                let mut inodes = self.inodes.lock();
+                if live.writers() == 0 {
+                    inodes.settle(ino, Some(generation));
+                }
+            }
+        }
+    }
+
+    pub(super) fn forget_parent(&self, path: &StorePath) {
+        if let Some(parent) = path.parent() {
+            self.stats.forget(&Arc::new(parent));
+        }
+    }
+
+    /// The answer to a lookup of what is being written, out of memory: only its writer knows.
+    pub(super) async fn look_up_live(&self, caller: Caller, path: &Arc<StorePath>) -> Result<Option<Looked>> {
+        let Some((ino, live)) = self.inodes.lock().live_at(path).map(|(ino, live)| (ino, live.clone()))
+        else {
+            return Ok(None);
+        };
+        if self.by_caller() || live.writers() == 0 {
+            let stat = self.stat(caller, path).await?;
+            let same = |found: &Arc<Metadata>| found.generation == live.shared.metadata().generation;
+            if live.writers() == 0 && !stat.found.as_ref().is_some_and(same) {
+                let mut inodes = self.inodes.lock();
+                if live.writers() == 0 {
+                    live.gone("replaced");
+                    inodes.settle(ino, None);
+                }
+                return Ok(None);
+            }
+        }
+        let metadata = live.shared.metadata();
+        let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
+        let mut inodes = self.inodes.lock();
+        if inodes.live_at(path).is_none_or(|(there, _)| there != ino) {
+            drop(inodes);
+            // It has settled: as any other file.
+            return Ok(None);
+        }
+        inodes.look_up_again(ino);
+        drop(inodes);
+        let attr = Attr::new(ino, &metadata, ids, self.settings.block_bytes);
+        let ttl = self.lifetime(self.tuning().entry_lifetime, Instant::now());
+        Ok(Some(Looked { attr: Some(attr), ttl, attr_ttl: Duration::ZERO }))
+    }
+
+    /// Attributes of what is being written.
+    pub(super) async fn live_attr(&self, ino: u64) -> Option<Attr> {
+        let (live, attached) = {
+            let inodes = self.inodes.lock();
+            (inodes.live(ino)?.clone(), inodes.attached(ino))
+        };
+        let metadata = live.shared.metadata();
+        let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
+        let nlink = u32::from(attached);
+        Some(Attr { nlink, ..Attr::new(ino, &metadata, ids, self.settings.block_bytes) })
+    }
+
+    /// A reader of what is being written sees what was written when it reads.
+    pub(super) async fn open_live_for_reading(&self, caller: Caller, ino: u64) -> Result<Option<Opened>> {
+        let Some(live) = self.inodes.lock().live(ino).cloned() else { return Ok(None) };
+        if self.by_caller() {
+            self.store_of(caller).await?.open(&live.shared.path(), None).await?;
+        }
+        let stream = Stream::new(self.tuning().readahead_bytes_max);
+        let fh = self.files.open_live(ino, live, false, false, stream);
+        Ok(Some(Opened { fh, keep_pages: false, direct: false, writes: false }))
+    }
+}
