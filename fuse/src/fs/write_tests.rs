@@ -131,7 +131,7 @@ async fn parts_of_one_direct_write_may_come_in_any_order() {
         fs.write(fh, 3, Bytes::from_static(b"def"), true),
         fs.write(fh, 0, Bytes::from_static(b"abc"), true),
     );
-    (first.expect("written"), second.expect("written"));
+    first.and(second).expect("both written");
     fs.release(fh).await;
     assert_eq!(content(&fs, "f").await, "abcdef");
 }
