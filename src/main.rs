@@ -9,6 +9,8 @@ use springhouse::{
 
 fn main() -> ExitCode {
     panics::install();
+    // Before there are threads: each would get a heap of its own that keeps its peak.
+    springhouse_fuse::memory::tame_allocator();
     if cli::mount_helper::is_asked() {
         return cli::mount_helper::run(std::env::args_os().skip(1));
     }

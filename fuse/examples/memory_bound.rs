@@ -71,6 +71,7 @@ fn serve(arguments: &[String]) -> Outcome<()> {
         dir: dir.into(),
         source: format!("file://{store_dir}"),
         allow_other: false,
+        noexec: false,
         threads: 4,
         noexec: false,
     };

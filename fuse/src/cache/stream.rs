@@ -197,7 +197,7 @@ impl BlockCache {
         };
         let max = configured.min(self.budget.share());
         for of in [waste, &*self.waste] {
-            if of.temper(max) == 0 {
+            if max > 0 && of.temper(max) == 0 {
                 of.forgive(read);
             }
         }

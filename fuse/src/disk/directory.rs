@@ -168,7 +168,8 @@ impl Directory {
             .filter(|&(_, &sum)| sum == 0)
             .map(|(block, _)| on_disk(key.bytes(&(block..block + 1)) as u64))
             .sum();
-        if !self.has_room(absent)? {
+        let sums = if segment.is_new()? { DISK_UNIT } else { 0 };
+        if !self.has_room(absent + sums)? {
             return Ok(false);
         }
         segment.write(blocks.start, bytes)?;

@@ -92,6 +92,11 @@ impl Segment {
             || self.data.metadata().map_or(true, |data| data.nlink() == 0)
     }
 
+    /// Whether nothing was ever written to it, so that its checksums take no room yet.
+    pub(super) fn is_new(&self) -> io::Result<bool> {
+        Ok(self.sums.metadata()?.len() <= HEADER_BYTES)
+    }
+
     /// Notes that it is in use.
     pub(super) fn touch(&self) -> io::Result<()> {
         let now = SystemTime::now();
