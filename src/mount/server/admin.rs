@@ -59,6 +59,7 @@ impl IntoResponse for Refused {
             | ErrorKind::AlreadyExists
             | ErrorKind::NotEmpty
             | ErrorKind::Busy
+            | ErrorKind::CrossDevice
             | ErrorKind::Stale => StatusCode::CONFLICT,
             ErrorKind::Corrupt | ErrorKind::Other => StatusCode::INTERNAL_SERVER_ERROR,
         };
