@@ -103,6 +103,9 @@ mod tests {
             hdfs: HdfsOptions {
                 config_dir: Some("/etc/hadoop conf".into()),
                 user: Some("etl".into()),
+                kerberos_principal: Some("etl@EXAMPLE.ORG".into()),
+                kerberos_keytab: Some("/etc/etl keytab".into()),
+                kerberos_cache: Some("FILE:/run/cc".into()),
                 ..HdfsOptions::default()
             },
             noexec: true,

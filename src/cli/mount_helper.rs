@@ -118,6 +118,8 @@ fn mounted(asked: Asked) -> Result<(), Failure> {
     }
     let (config, _) =
         flags.resolve().map_err(|problems| Failure::configuration(&problems, roles::Mount::NAME))?;
+    // The daemon logs as this process would.
+    crate::logging::init(&config.log)?;
     let mut settings = mount::made(&config, None);
     if asked.fake {
         return Ok(());

@@ -13,7 +13,7 @@ use super::{
     keys::keys,
     value::{
         Block, Count, GIB, HOUR, Hidden, HttpUrl, KIB, MIB, MINUTE, Octal, SECOND, Secret, Size, Span, TIB,
-        UserName, Value, WorkerName, words,
+        Value, Word, WorkerName, words,
     },
 };
 use crate::{logging::LogFilter, worker::Access};
@@ -88,10 +88,21 @@ keys! {
         /// Unset: what HADOOP_CONF_DIR names, then etc/hadoop in what HADOOP_HOME names. It says where the
         /// NameNodes of a name service are, and what ViewFS mounts.
         hadoop_conf: Option<PathBuf>,
-        /// User to act as in HDFS, where it does not ask for Kerberos.
+        /// User to act as in HDFS.
         ///
-        /// Unset: the one that HADOOP_USER_NAME names, else the user of the process.
-        hadoop_user: Option<UserName>,
+        /// Unset: the one that HADOOP_USER_NAME names, else the user of the process. With Kerberos the
+        /// principal, unless this is set: then the cluster has to allow the principal to act for the user.
+        hadoop_user: Option<Word>,
+        /// Kerberos principal, NAME@REALM.
+        ///
+        /// Unset: that of the ticket cache. Needed with the next two.
+        kerberos_principal: Option<Word>,
+        /// Keytab with the principal's key, from which tickets are taken and renewed.
+        kerberos_keytab: Option<PathBuf>,
+        /// Kerberos ticket cache: a path, or a name such as FILE:/path or KEYRING:persistent:0.
+        ///
+        /// Unset: what KRB5CCNAME names, else the system's; with a keytab one in memory.
+        kerberos_cache: Option<Word>,
         /// Added to every call to the store, as distance would.
         added_latency: Hidden<Span<0, MINUTE>> = "0s",
     }

@@ -133,31 +133,31 @@ impl Value for WorkerName {
     }
 }
 
-/// A user as a store names one.
+/// A name in a world of its own: a user of the store, a Kerberos principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserName(String);
+pub struct Word(String);
 
-impl UserName {
+impl Word {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl Value for UserName {
-    const PLACEHOLDER: &'static str = "USER";
+impl Value for Word {
+    const PLACEHOLDER: &'static str = "NAME";
 
     fn parse(text: &str) -> Result<Self, String> {
         match text.len() {
             1..=255 if !text.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(Self(text.into())),
-            _ => Err("is no user's name".into()),
+            _ => Err("is no name".into()),
         }
     }
     fn text(&self) -> String {
         self.0.clone()
     }
     fn allowed() -> String {
-        "a name of 1 to 255 bytes without blanks".into()
+        "1 to 255 bytes without blanks".into()
     }
 }
 

@@ -28,6 +28,20 @@ use crate::{
 };
 
 impl StoreKeys {
+    /// See [`super::keys::Group::check`].
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.kerberos_principal.is_none()
+            && (self.kerberos_keytab.is_some() || self.kerberos_cache.is_some())
+        {
+            return Err(Problem(
+                "kerberos_keytab and kerberos_cache say where tickets are, not whose; name the principal with \
+                 kerberos_principal"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// How the store is opened.
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
@@ -45,6 +59,9 @@ impl StoreKeys {
         HdfsOptions {
             config_dir: self.hadoop_conf.clone(),
             user: self.hadoop_user.as_ref().map(|user| user.as_str().to_owned()),
+            kerberos_principal: self.kerberos_principal.as_ref().map(|name| name.as_str().to_owned()),
+            kerberos_keytab: self.kerberos_keytab.clone(),
+            kerberos_cache: self.kerberos_cache.as_ref().map(|name| name.as_str().to_owned()),
             ..HdfsOptions::default()
         }
     }

@@ -252,6 +252,7 @@ fn contradictions_of_a_mount_are_found() {
         (&[("memory", "128MiB"), ("memory_blocks", "129MiB")], "raise memory"),
         (&[("write_mode", "staged")], "with staging_dir"),
         (&[("hdfs_block_size", "5000")], "such as 128MiB"),
+        (&[("kerberos_keytab", "/k")], "with kerberos_principal"),
     ] {
         let problem = found(given).expect_err("a contradiction");
         assert!(problem.contains(remedy), "{problem}");

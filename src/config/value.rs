@@ -3,7 +3,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-pub use super::places::{HttpUrl, Secret, UserName, WorkerName};
+pub use super::places::{HttpUrl, Secret, Word, WorkerName};
 
 /// A kibibyte in bytes.
 pub const KIB: u64 = 1 << 10;

@@ -122,6 +122,7 @@ pub fn start_in_background(settings: &MountSettings) -> Result<String, Failure> 
         .arg0("springhouse")
         .args(settings.arguments())
         .arg(BACKGROUND)
+        .envs(crate::logging::environment())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

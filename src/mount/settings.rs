@@ -79,6 +79,9 @@ impl MountSettings {
         flags.add("store", self.store.to_string());
         flags.some("hadoop-conf", self.hdfs.config_dir.as_ref());
         flags.some("hadoop-user", self.hdfs.user.as_ref());
+        flags.some("kerberos-principal", self.hdfs.kerberos_principal.as_ref());
+        flags.some("kerberos-keytab", self.hdfs.kerberos_keytab.as_ref());
+        flags.some("kerberos-cache", self.hdfs.kerberos_cache.as_ref());
         flags.add("added-latency", span(self.added_latency));
         flags.add("mount-point", &self.dir);
         flags.add("store-deadline", span(fs.deadline));

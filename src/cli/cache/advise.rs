@@ -69,6 +69,9 @@ fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice, dir: &Path) -> St
     let mut table = Columns::new(["", "#SIZE", "#HITS", "", "#READS SAVED A MINUTE"]);
     for point in &tier.points {
         let now = point.bytes == tier.bytes_now;
+        if !now && round(point.bytes) == round(tier.bytes_now) {
+            continue;
+        }
         table.row([
             if now { "now" } else { "" }.into(),
             size(point.bytes),
