@@ -73,7 +73,6 @@ fn serve(arguments: &[String]) -> Outcome<()> {
         allow_other: false,
         noexec: false,
         threads: 4,
-        noexec: false,
     };
     let mut mounted = kernel::mount(fs, runtime.handle().clone(), &options)?;
     println!("mounted");
