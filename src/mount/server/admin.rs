@@ -53,6 +53,8 @@ impl IntoResponse for Refused {
             | ErrorKind::IsADirectory
             | ErrorKind::AlreadyExists
             | ErrorKind::NotEmpty
+            | ErrorKind::Busy
+            | ErrorKind::CrossDevice
             | ErrorKind::Stale => StatusCode::CONFLICT,
             ErrorKind::Corrupt | ErrorKind::Other => StatusCode::INTERNAL_SERVER_ERROR,
         };
