@@ -26,7 +26,7 @@ const LEN: usize = 12 << 20;
 fn failover_in_the_middle_of_reads_and_writes() {
     let hdfs = HaHdfs::start();
     let conf = format!("--hadoop-conf={}", hdfs.conf().display());
-    let mount = Mount::with(&hdfs.url("/"), &[&conf, "--store-deadline=40s", "--memory=64MiB"]);
+    let mount = Mount::with(&hdfs.url("/"), &[&conf, "--store-deadline=40s", "--memory=128MiB"]);
     let bytes = noise(1, LEN);
     fs::write(mount.file("read"), &bytes).expect("written by the name service");
 

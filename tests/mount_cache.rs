@@ -65,7 +65,9 @@ impl Cached {
 
     /// Waits until what was read is written behind.
     fn settle(&self, mount: &Mount, blocks: u64) {
-        eventually("blocks are on disk", LIMIT, || (disk(mount, "blocks_written") >= blocks).then_some(()));
+        eventually("blocks are on disk", LIMIT, || {
+            (disk(mount, "bytes_written") >= blocks * BLOCK).then_some(())
+        });
     }
 }
 
@@ -74,6 +76,8 @@ fn disk(mount: &Mount, name: &str) -> u64 {
     stats["fs"]["cache"]["disk"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"))
 }
 
+/// The cached unit.
+const BLOCK: u64 = 64 << 10;
 const BLOCKS: u64 = (LEN / (128 << 10)) as u64;
 
 /// Killed and mounted again: nothing is read from HDFS a second time.
@@ -186,7 +190,7 @@ fn scan_keeps_the_hot_set() {
     let hot = noise(6, 4 << 20);
     fs::write(root.path().join("hot"), &hot).expect("a file");
     fs::write(root.path().join("scanned"), noise(7, 64 << 20)).expect("a file");
-    let mount = Mount::with(&file_url(root.path()), &["--memory=64MiB", "--memory-blocks=16MiB"]);
+    let mount = Mount::with(&file_url(root.path()), &["--memory=128MiB", "--memory-blocks=16MiB"]);
     // Through O_DIRECT: the kernel's page cache would answer in the daemon's place.
     let direct = |name: &str| {
         use std::os::unix::fs::OpenOptionsExt;

@@ -51,15 +51,33 @@ impl Pins {
         (range.end <= page.len()).then(|| page.slice(range))
     }
 
-    /// Gives up all of a file's.
-    pub(super) fn unpin(&self, file: u128) {
+    /// Gives up all of a file's; their bytes.
+    pub(super) fn unpin(&self, file: u128) -> u64 {
         let mut state = self.state.write();
-        let freed: usize =
-            state.files.remove(&file).map_or(0, |pages| pages.pages.values().map(Bytes::len).sum());
-        state.bytes -= freed as u64;
+        let freed = state.files.remove(&file).map_or(0, |pages| pages.bytes());
+        state.bytes -= freed;
+        freed
+    }
+
+    /// Gives up whole files, the largest first, until at most `bytes_max` are left; their bytes.
+    pub(super) fn shrink(&self, bytes_max: u64) -> u64 {
+        let mut freed = 0;
+        while self.bytes() > bytes_max {
+            let largest =
+                self.state.read().files.iter().max_by_key(|(_, of)| of.bytes()).map(|(&file, _)| file);
+            let Some(largest) = largest else { break };
+            freed += self.unpin(largest);
+        }
+        freed
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.state.read().bytes
+    }
+}
+
+impl Pages {
+    fn bytes(&self) -> u64 {
+        self.pages.values().map(|page| page.len() as u64).sum()
     }
 }

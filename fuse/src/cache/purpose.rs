@@ -18,3 +18,19 @@ pub enum Purpose {
     /// Somebody asked for it to be there.
     Warm,
 }
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Demand, Self::Interior, Self::Lookahead, Self::Readahead, Self::Warm];
+
+    /// As metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "demand",
+            Self::Interior => "interior",
+            Self::Lookahead => "lookahead",
+            Self::Readahead => "readahead",
+            Self::Warm => "warm",
+        }
+    }
+}

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, time::Instant};
+use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::{
     attr::Attr,
@@ -28,8 +29,10 @@ use self::{
     stats::{Stat, Stats},
 };
 use crate::{
-    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream},
+    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream, Tiers},
+    disk::DiskCache,
     error::{Error, ErrorKind, Result},
+    memory::{self, Division, Wishes},
     store::{FileKind, Metadata, Store, StorePath},
 };
 
@@ -228,6 +231,7 @@ pub struct FileSystem {
     cache: Arc<BlockCache>,
     databases: Databases,
     speculation: Speculation,
+    division: Division,
     usage: usage::Known,
     deadlines_passed: prometheus::IntCounter,
     runtime: Handle,
@@ -245,18 +249,36 @@ impl FileSystem {
     /// A file system over `store`. Reads of the store run on `runtime`, and every operation has to be
     /// polled inside of a Tokio runtime.
     pub fn new(store: Arc<dyn Store>, settings: FsSettings, runtime: Handle) -> Result<Self> {
-        let cache = Arc::new(BlockCache::new(
-            CacheSettings {
+        let division = memory::divide(
+            settings.memory_bytes,
+            &Wishes {
                 cache_bytes: settings.cache_bytes,
-                block_bytes: settings.block_bytes.into(),
                 pinned_bytes: settings.pinned_bytes,
                 readahead_bytes: settings.prefetch_bytes,
+                inodes_max: settings.inodes_max,
+            },
+        )?;
+        let disk = settings
+            .disk
+            .as_ref()
+            .map(|disk| DiskCache::open(&disk.dir, disk.bytes_max, division.disk_queue_bytes).map(Arc::new));
+        let cache = Arc::new(BlockCache::with_tiers(
+            CacheSettings {
+                cache_bytes: division.cache_bytes,
+                block_bytes: settings.block_bytes.into(),
+                pinned_bytes: division.pinned_bytes,
+                readahead_bytes: division.readahead_bytes,
                 extent_bytes: EXTENT_BYTES,
                 deadline: settings.deadline,
             },
+            Tiers {
+                disk: disk.transpose()?,
+                store: xxh3_64(store.url().to_string().as_bytes()),
+                in_flight_bytes: division.in_flight_bytes,
+            },
             runtime.clone(),
         )?);
-        let databases_bytes = if settings.sqlite { settings.pinned_bytes } else { 0 };
+        let databases_bytes = if settings.sqlite { division.pinned_bytes } else { 0 };
         let databases = Databases::new(cache.clone(), runtime.clone(), databases_bytes);
         let deadlines_passed = prometheus::IntCounter::new(
             "springhouse_mount_deadlines_total",
@@ -266,13 +288,14 @@ impl FileSystem {
         Ok(Self {
             store: StoreBox(store),
             inodes: Mutex::default(),
-            stats: Stats::new(settings.freshness),
+            stats: Stats::new(settings.freshness, division.stats_max),
             owners: Owners::default(),
             files: Files::default(),
             dirs: Dirs::default(),
             cache,
             databases,
             speculation: Speculation::new(runtime.clone()),
+            division,
             usage: usage::Known::default(),
             deadlines_passed,
             settings,
@@ -283,6 +306,16 @@ impl FileSystem {
     /// The settings it was made with.
     pub fn settings(&self) -> &FsSettings {
         &self.settings
+    }
+
+    /// The block cache, for those who tune it.
+    pub fn cache(&self) -> &BlockCache {
+        &self.cache
+    }
+
+    /// How the memory bound is divided.
+    pub fn division(&self) -> &Division {
+        &self.division
     }
 
     /// What `name` in the directory `parent` is. A found one is counted as told to the kernel once.
@@ -371,6 +404,7 @@ impl FileSystem {
                     let found = Some(Arc::new(reader.metadata().clone()));
                     self.stats.put(key.path.clone(), Stat { found, asked });
                     let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
+                    self.cache.name(source.file, key.path.as_str());
                     let database = self.databases.open(&source, key.path.name());
                     Arc::new(OpenFile { ino, key: key.clone(), source, database })
                 }
@@ -401,6 +435,9 @@ impl FileSystem {
 
     /// Closes a handle.
     pub fn release(&self, fh: u64) {
+        if let Some(handle) = self.files.get(fh) {
+            self.databases.released(&handle.file.database, &handle.file.source);
+        }
         self.files.close(fh);
     }
 
@@ -434,8 +471,9 @@ impl FileSystem {
     pub fn surplus(&self) -> Vec<(u64, Arc<StorePath>)> {
         let inodes = self.inodes.lock();
         // Some below the bound, so that this does not run for every single one.
-        let target = self.settings.inodes_max - self.settings.inodes_max / 8;
-        if inodes.count() <= self.settings.inodes_max {
+        let inodes_max = self.division.inodes_max;
+        let target = inodes_max - inodes_max / 8;
+        if inodes.count() <= inodes_max {
             return Vec::new();
         }
         inodes.victims(inodes.count() - target, &self.files.inos())

@@ -9,7 +9,7 @@ use crate::{
     store::{Metadata, Store, StorePath},
 };
 
-/// Most answers remembered; about 400 bytes each.
+/// Most answers remembered, however much memory there is.
 const STATS_MAX: u64 = 65_536;
 
 /// An answer of the store about one path.
@@ -29,9 +29,9 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    pub(super) fn new(freshness: Duration) -> Self {
+    pub(super) fn new(freshness: Duration, stats_max: u64) -> Self {
         let known = moka::sync::Cache::builder()
-            .max_capacity(STATS_MAX)
+            .max_capacity(stats_max.min(STATS_MAX))
             // Only to give memory back: `moka` has a clock of its own, so age is judged here.
             .time_to_live(freshness.max(Duration::from_secs(1)))
             .build();

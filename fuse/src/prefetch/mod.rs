@@ -1,11 +1,14 @@
 //! How far to read ahead: pure decisions, no I/O, no clock.
 //!
-//! One [`Window`] watches the reads of one handle. The kernel sends a sequential reader's requests in
+//! One [`Window`] and one [`Strides`] watch the reads of one handle. The kernel sends a sequential reader's requests in
 //! pieces of 128 KiB or less, several at a time and slightly out of order; everything here is about
 //! telling that from random access.
 
 use std::ops::Range;
 
+pub use self::strides::{StrideAdvice, Strides};
+
+mod strides;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +50,12 @@ impl Window {
     /// A window that grows to `max` bytes; with 0 it advises nothing.
     pub fn new(max: u64) -> Self {
         Self { max, size: 0, next: 0, run: 0, ahead: 0 }
+    }
+
+    /// Changes the largest window from the next read on.
+    pub fn set_max(&mut self, max: u64) {
+        self.max = max;
+        self.size = self.size.min(max);
     }
 
     /// Everything before this offset is behind the reader, late requests included.

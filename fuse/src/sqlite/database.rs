@@ -196,11 +196,16 @@ impl Database {
         };
         self.resolve(&mut work);
         if take(&mut self.stirred) {
+            // Whoever opens a database reads the schema: that tree comes first.
             let eager = far && self.trees.count() <= EAGER_TREES_MAX;
             let active = |tree: TreeId| {
-                self.uses.get(&tree).is_some_and(|&uses| uses >= ACTIVE_USES)
+                tree == 0
+                    || self.uses.get(&tree).is_some_and(|&uses| uses >= ACTIVE_USES)
                     || far && self.implied.contains(&tree)
             };
+            let schema = self.trees.schema_missing(&self.asked);
+            self.asked.extend(&schema);
+            work.interior.extend(schema);
             let missing = self.trees.missing(SMALL_LEVEL, eager, active, &self.asked);
             self.asked.extend(&missing);
             work.interior.extend(missing);

@@ -205,14 +205,16 @@ impl IndexLeaf {
                 return;
             }
             if follows {
-                self.matches =
-                    if self.matches > 1 && self.forward != (here > at) { 1 } else { self.matches + 1 };
+                if self.matches > 1 && self.forward != (here > at) {
+                    (self.matches, self.window, self.asked) = (1, 0, i..i);
+                }
+                self.matches += 1;
                 self.forward = here > at;
             } else {
                 (self.matches, self.window, self.asked) = (1, 0, i..i);
             }
         } else {
-            self.matches = 1;
+            (self.matches, self.asked) = (1, i..i);
         }
         self.at = Some(here);
     }

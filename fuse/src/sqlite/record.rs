@@ -53,7 +53,7 @@ impl Column<'_> {
     }
 
     pub(super) fn text(&self, encoding: Encoding) -> Option<String> {
-        if self.serial < 13 || self.serial % 2 == 0 {
+        if self.serial < 13 || self.serial.is_multiple_of(2) {
             return None;
         }
         let unit = match encoding {

@@ -25,6 +25,9 @@ struct Scan {
     left: usize,
 }
 
+/// Pages of other kinds that may stand between neighbours: readahead goes over them.
+const GAP_MAX: u32 = 8;
+
 /// The last scan of each tree.
 #[derive(Debug, Default)]
 pub(super) struct Scans {
@@ -97,10 +100,10 @@ fn contiguous(from: u32, pages: &[u32]) -> bool {
     let mut last = from;
     let mut jumps = 0;
     for &page in pages {
-        if page <= last || page - last > 2 {
+        if page <= last || page - last > GAP_MAX {
             jumps += 1;
         }
         last = page;
     }
-    jumps * 8 <= pages.len()
+    jumps * 4 <= pages.len()
 }

@@ -21,6 +21,9 @@ const LEVELS_MAX: usize = 20;
 /// Trees of one database that are looked at.
 const TREES_MAX: usize = 4096;
 
+/// Leaves of the schema that are fetched before SQLite does.
+const SCHEMA_PAGES_MAX: usize = 64;
+
 /// Memory of one child beside its entry in a node: a slot of the map, with its share of empty ones.
 const CHILD_BYTES: u64 = 20;
 
@@ -368,28 +371,44 @@ impl Trees {
     }
 
     /// The largest page number up to which all interior pages seem to lie, if the file is laid out with
-    /// them first: the pages after the first in `head` are all interior ones, and the smallest child that
-    /// is far away is the first leaf.
+    /// them first: then the first `head_pages` are all interior ones, and so are all pages before the
+    /// first leaf.
     pub(super) fn interior_first(&self, head_pages: u32) -> Option<u32> {
-        // Two trees' roots follow page 1 in any fresh file: that alone says nothing.
-        const ENOUGH: u32 = 4;
-        if head_pages < ENOUGH + 1 || !(2..=head_pages).all(|page| self.node_of.contains_key(&page)) {
+        // The roots of some tables follow page 1 in any fresh file: that alone says nothing.
+        const ENOUGH: u32 = 5;
+        if head_pages < ENOUGH || !(2..=head_pages).all(|page| self.node_of.contains_key(&page)) {
             return None;
         }
-        let mut children: Vec<u32> = self.parents.keys().copied().chain(self.roots.keys().copied()).collect();
-        children.sort_unstable();
-        // Without a gap from the start: interior pages, as far as their parents are known.
-        let mut last = head_pages;
-        for child in children {
-            if child > last + 1 {
-                // What lies in the gap has parents that are not known yet: interior pages of the next
-                // levels, if it is not larger than they ever are (one in 64 at the smallest fan-out).
-                let gap_end = child - 1;
-                return Some(if gap_end <= self.header.pages / 64 + 64 { gap_end } else { last });
+        // Interior pages are at most so many, at the smallest fan-out that is seen.
+        let most = self.header.pages / 64 + 64;
+        let mut last = self.roots.keys().copied().max().unwrap_or(1);
+        let mut first_leaf = self.header.pages + 1;
+        for tree in &self.trees {
+            for (above, nodes) in tree.levels.iter().enumerate() {
+                let interior = tree.levels.get(above + 1).is_some_and(|nodes| !nodes.is_empty());
+                for child in nodes.iter().flat_map(|&node| &self.nodes[node as usize].children) {
+                    if interior || self.node_of.contains_key(child) {
+                        last = last.max(*child);
+                    } else {
+                        first_leaf = first_leaf.min(*child);
+                    }
+                }
             }
-            last = last.max(child);
         }
-        Some(last)
+        let end = if last < first_leaf { first_leaf - 1 } else { last };
+        [end, last].into_iter().find(|&end| end <= most)
+    }
+
+    /// Leaves of the schema that were not read.
+    pub(super) fn schema_missing(&self, asked: &HashSet<u32>) -> Vec<u32> {
+        let tree = &self.trees[0];
+        let Some(above) = tree.interior_levels.and_then(|levels| levels.checked_sub(1)) else {
+            return Vec::new();
+        };
+        let nodes = tree.levels.get(above).filter(|_| !tree.odd).into_iter().flatten();
+        let leaves = nodes.flat_map(|&node| self.nodes[node as usize].children.iter().copied());
+        let missing = leaves.filter(|page| !self.schema_seen.contains(page) && !asked.contains(page));
+        missing.take(SCHEMA_PAGES_MAX).collect()
     }
 
     fn give_up(&mut self, id: TreeId) -> Learnt {

@@ -13,12 +13,12 @@ use axum::{
 use futures::stream;
 use springhouse_fuse::{
     error::{Error, ErrorKind},
-    store::StorePath,
+    store::{Generation, StorePath},
 };
 use tokio::sync::mpsc;
 
 use super::{
-    super::api::{PARALLELISM_MAX, PATHS_MAX, Paths, Refusal},
+    super::api::{Hint, PARALLELISM_MAX, PATHS_MAX, Paths, ROOTS_MAX, Refusal},
     Status,
 };
 
@@ -64,9 +64,12 @@ impl IntoResponse for Refused {
 
 type Body_<T> = Result<Json<T>, JsonRejection>;
 
-/// `/warm` and its like.
+/// `/warm`, `/hint` and their like.
 pub(super) fn router() -> Router<Arc<Status>> {
-    Router::new().route("/warm", post(warm)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+    Router::new()
+        .route("/warm", post(warm))
+        .route("/hint", post(hint))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 fn taken<T>(body: Body_<T>) -> Result<T, Refused> {
@@ -99,4 +102,20 @@ async fn warm(State(status): State<Arc<Status>>, body: Body_<Paths>) -> Result<R
         Some((line, reports))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Answers before anything is fetched.
+async fn hint(State(status): State<Arc<Status>>, body: Body_<Hint>) -> Result<StatusCode, Refused> {
+    let Hint { path, generation, roots } = taken(body)?;
+    let path = StorePath::parse(&path)?;
+    let wrong = |what: String| Error::new(ErrorKind::InvalidArgument, what);
+    let generation = Generation::parse(&generation)
+        .ok_or_else(|| wrong(format!("{generation:?} is no generation: 32 hexadecimal digits")))?;
+    if roots.len() > ROOTS_MAX {
+        return Err(wrong(format!("{} root pages; at most {ROOTS_MAX}", roots.len())).into());
+    }
+    // What is fetched ahead is fetched by tasks, which need the file system's runtime.
+    let _inside = status.io.enter();
+    status.fs.hint_generation(&path, generation, &roots);
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::{FileSystem, key_of};
+use super::{FileSystem, NodeKey, key_of};
 use crate::{
     cache::Source,
     error::{Error, ErrorKind, Result},
-    store::StorePath,
+    store::{Generation, StorePath},
 };
 
 mod walk;
@@ -16,6 +16,15 @@ mod warm;
 pub use self::warm::{WarmFailure, WarmProgress};
 
 impl FileSystem {
+    /// Somebody is about to read these trees (root pages) of the database at `path`; `false` if that
+    /// generation is not open or not known as a database, and nothing is done.
+    pub fn hint_generation(&self, path: &StorePath, generation: Generation, roots: &[u32]) -> bool {
+        let key = NodeKey { path: Arc::new(path.clone()), generation: Some(generation) };
+        let ino = self.inodes.lock().number(&key);
+        let open = self.files.find(ino);
+        open.is_some_and(|open| self.databases.hint(&open.database, &open.source, roots))
+    }
+
     /// The current generation of the file at `path`, open for reading through the cache.
     pub(super) async fn source_of(&self, path: &StorePath) -> Result<Source> {
         self.within(path, async {

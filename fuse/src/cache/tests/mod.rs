@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -5,6 +6,10 @@ use crate::store::{
     Operation, Store, StorePath,
     memory::{Fault, Injection, MemoryStore},
 };
+
+mod purposes;
+mod scans;
+mod tiers;
 
 const KIB: u64 = 1 << 10;
 
