@@ -22,6 +22,9 @@ use super::StorePath;
 const COOL_DOWN_MIN: Duration = Duration::from_secs(1);
 /// Longest cool-down: how late a store that is back may be noticed.
 const COOL_DOWN_MAX: Duration = Duration::from_secs(10);
+/// After this long the next file may probe too: the one that does may have a bad HDFS block, and hang to
+/// its deadline while the store is well again.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// Distinct files in a row that must fail before reads of all files are refused.
 const FAILED_FILES_MAX: usize = 3;
 
@@ -76,13 +79,13 @@ impl Breaker {
     /// The store did not answer.
     pub(super) fn failed(&mut self, pass: Pass, now: Instant) {
         match (self.state, pass) {
-            (State::Closed, _) => self.state = State::Open { until: now + self.cool_down },
+            (State::Closed, Pass::Normal) => self.state = State::Open { until: now + self.cool_down },
             (State::Probing, Pass::Probe) => {
                 self.cool_down = (self.cool_down * 2).min(COOL_DOWN_MAX);
                 self.state = State::Open { until: now + self.cool_down };
             }
-            // Let through before it opened: it tells nothing new.
-            (State::Open { .. } | State::Probing, _) => {}
+            // Let through before it opened, or a probe that another one overtook: it tells nothing new.
+            (State::Closed, Pass::Probe) | (State::Open { .. } | State::Probing, _) => {}
         }
     }
 
@@ -106,12 +109,22 @@ impl Breaker {
 pub(super) struct ReadsBreaker {
     breaker: Breaker,
     failed: HashSet<StorePath>,
+    /// When the last probe began.
+    probed: Option<Instant>,
 }
 
 impl ReadsBreaker {
-    /// As [`Breaker::admit`].
+    /// As [`Breaker::admit`], but a probe that takes long is not the only one.
     pub(super) fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
-        self.breaker.admit(now)
+        let long = self.probed.is_some_and(|since| now.duration_since(since) >= PROBE_PATIENCE);
+        let pass = match self.breaker.admit(now) {
+            Err(Duration::ZERO) if long => Ok(Pass::Probe),
+            other => other,
+        };
+        if pass == Ok(Pass::Probe) {
+            self.probed = Some(now);
+        }
+        pass
     }
 
     /// A read of any file went well.
@@ -197,6 +210,25 @@ mod tests {
         assert_eq!(reads.admit(now + COOL_DOWN_MIN), Ok(Pass::Probe));
         reads.answered();
         assert_eq!(reads.admit(now), Ok(Pass::Normal));
+    }
+
+    #[test]
+    fn a_file_that_hangs_does_not_keep_the_others_out() {
+        let start = Instant::now();
+        let mut reads = ReadsBreaker::default();
+        for file in ["/a", "/b", "/c"] {
+            reads.failed(&path(file), Pass::Normal, start);
+        }
+        let now = start + COOL_DOWN_MIN;
+        assert_eq!(reads.admit(now), Ok(Pass::Probe), "it hangs");
+        assert_eq!(reads.admit(now), Err(Duration::ZERO));
+        let later = now + PROBE_PATIENCE;
+        assert_eq!(reads.admit(later), Ok(Pass::Probe), "another file's");
+        assert_eq!(reads.admit(later), Err(Duration::ZERO), "one in each such time");
+        reads.answered();
+        assert_eq!(reads.admit(later), Ok(Pass::Normal));
+        reads.failed(&path("/a"), Pass::Probe, later);
+        assert_eq!(reads.admit(later), Ok(Pass::Normal), "the first one's end tells nothing new");
     }
 
     proptest! {

@@ -91,6 +91,7 @@ pub struct OpenedStore {
     bare: Arc<dyn Store>,
     deadline: Duration,
     users: Arc<Users>,
+    hdfs: Option<Arc<HdfsStore>>,
 }
 
 impl fmt::Debug for OpenedStore {
@@ -117,7 +118,8 @@ pub fn open(url: &StoreUrl, options: &StoreOptions) -> Result<OpenedStore> {
                 let hdfs = HdfsOptions { user: Some(user.to_owned()), ..hdfs.clone() };
                 Ok(around.put(Arc::new(HdfsStore::new(&url, &hdfs, deadline)?)))
             });
-            Ok(OpenedStore { store, counters, bare, deadline, users: Arc::new(users) })
+            let (users, hdfs) = (Arc::new(users), Some(Arc::clone(&bare)));
+            Ok(OpenedStore { store, counters, bare, deadline, users, hdfs })
         }
     }
 }
@@ -128,7 +130,7 @@ pub fn decorate(bare: Arc<dyn Store>, options: &StoreOptions) -> Result<OpenedSt
     let store = around.put(Arc::clone(&bare));
     let own = Arc::clone(&store);
     let users = Arc::new(Users::new(move |_| Ok(Arc::clone(&own))));
-    Ok(OpenedStore { store, counters: around.counters, bare, deadline: options.deadline, users })
+    Ok(OpenedStore { store, counters: around.counters, bare, deadline: options.deadline, users, hdfs: None })
 }
 
 /// The decorators of one store, and what they share when it is asked as several users: the figures, what
@@ -214,6 +216,9 @@ impl OpenedStore {
                 ErrorKind::NotADirectory,
                 format!("store {url}: is a file; a store is a directory"),
             ));
+        }
+        if let Some(hdfs) = &self.hdfs {
+            hdfs.warm_up().await;
         }
         Ok(metadata)
     }

@@ -171,6 +171,20 @@ async fn changes_are_never_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tree_that_takes_long_to_delete_is_no_outage() {
+    let (memory, opened) = fixture();
+    memory.inject(Injection::new(Fault::Hang).on(Operation::Delete).times(2));
+    let error = opened.store.delete(&path("/f1"), true).await.expect_err("hangs");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(opened.store.stat(&path("/f2")).await.is_ok(), "others are asked as ever");
+    let error = opened.store.delete(&path("/f1"), false).await.expect_err("hangs");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let error =
+        opened.store.stat(&path("/f2")).await.expect_err("one file is quickly deleted, or nobody is there");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
 async fn safe_mode_refuses_changes_and_leaves_questions_alone() {
     let (memory, opened) = fixture();
     memory.inject(Injection::new(Fault::Fail(ErrorKind::Unavailable)).on(Operation::CreateDir));

@@ -57,6 +57,21 @@ impl HdfsStore {
         Ok(Self { url: url.clone(), root: path.clone(), connection, usage: Mutex::new(None) })
     }
 
+    /// Has the client ask for what it asks for before its first read, and then keeps: the NameNode's
+    /// defaults. It does so for nothing else when asked to throw the user's trash into the trash, which
+    /// changes nothing. Without it the first read after start waits for a NameNode that is down.
+    pub(super) async fn warm_up(&self) {
+        let asked = self.connection.ask("server defaults", |client| async move {
+            match client.trash(".Trash").await {
+                Ok(_) | Err(HdfsError::TrashNotEnabled) => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+        if let Err(error) = asked.await {
+            tracing::debug!(%error, "not warmed up");
+        }
+    }
+
     /// Where `path` is in HDFS.
     fn at(&self, path: &StorePath) -> String {
         match (self.root.is_root(), path.is_root()) {

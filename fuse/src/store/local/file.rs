@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use rustix::fs::{Stat, fstat};
+use rustix::fs::{Stat, fstat, fstatfs};
 
 use super::{LocalStore, blocking};
 use crate::{
@@ -115,9 +115,29 @@ impl Open {
         }
         *mark = now;
         drop(mark);
-        outcome.map_err(|e| Error::from_io(&e, &self.path))?;
+        outcome.map_err(|e| self.failed_read(&e))?;
         Ok(buffer.freeze())
     }
+
+    /// `EIO` of a disk is bytes that cannot be had. Of a file server it is mostly its silence (`soft`
+    /// mounts), which SQLite must not take for corruption.
+    fn failed_read(&self, error: &std::io::Error) -> Error {
+        let told = Error::from_io(error, &self.path);
+        if told.kind() == ErrorKind::Corrupt && fstatfs(&self.file).is_ok_and(|of| is_remote(of.f_type)) {
+            return Error::new(ErrorKind::Unavailable, told.message());
+        }
+        told
+    }
+}
+
+/// Whether this kind of file system has its bytes from elsewhere: NFS, SMB, Ceph, 9P, AFS, FUSE. The
+/// numbers are those of `linux/magic.h`.
+fn is_remote(magic: rustix::fs::FsWord) -> bool {
+    let magic = u32::try_from(magic & 0xffff_ffff).unwrap_or(u32::MAX);
+    matches!(
+        magic,
+        0x6969 | 0x517b | 0xff53_4d42 | 0xfe53_4d42 | 0x00c3_6400 | 0x0102_1997 | 0x5346_414f | 0x6573_5546
+    )
 }
 
 /// A file being written.
