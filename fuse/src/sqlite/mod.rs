@@ -12,7 +12,7 @@ mod record;
 mod scan;
 mod schema;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod trees;

@@ -7,12 +7,12 @@ use rusqlite::Connection;
 use super::{header::Header, page::Page, record::varint};
 
 /// The bytes of a database that `setup` fills after `pragmas` were run, vacuumed.
-pub(super) fn database(pragmas: &str, setup: impl Fn(&Connection)) -> Vec<u8> {
+pub(crate) fn database(pragmas: &str, setup: impl Fn(&Connection)) -> Vec<u8> {
     make(pragmas, setup, true)
 }
 
 /// The same, as the inserts left it.
-pub(super) fn unvacuumed(pragmas: &str, setup: impl Fn(&Connection)) -> Vec<u8> {
+pub(crate) fn unvacuumed(pragmas: &str, setup: impl Fn(&Connection)) -> Vec<u8> {
     make(pragmas, setup, false)
 }
 
@@ -31,7 +31,7 @@ fn make(pragmas: &str, setup: impl Fn(&Connection), vacuum: bool) -> Vec<u8> {
 }
 
 /// Reserved bytes at the end of each page are set by a program, not by a pragma.
-pub(super) fn reserve_bytes(connection: &Connection, count: i32) {
+pub(crate) fn reserve_bytes(connection: &Connection, count: i32) {
     let mut count = count;
     // SAFETY: the connection is open, the name is a C string, and the operation takes a pointer to an
     // integer that lives until it returns.
@@ -48,7 +48,7 @@ pub(super) fn reserve_bytes(connection: &Connection, count: i32) {
 }
 
 /// `rows` rows of some 100 bytes, a text key, an index with `same` rows of each key, and one of unique keys.
-pub(super) fn fill(connection: &Connection, rows: i64, same: i64) {
+pub(crate) fn fill(connection: &Connection, rows: i64, same: i64) {
     connection
         .execute_batch("create table t (k text primary key, n integer, body text); begin")
         .expect("a table");
@@ -62,26 +62,26 @@ pub(super) fn fill(connection: &Connection, rows: i64, same: i64) {
 }
 
 /// The page `number` of a file.
-pub(super) fn page_of<'a>(header: &Header, file: &'a [u8], number: u32) -> &'a [u8] {
+pub(crate) fn page_of<'a>(header: &Header, file: &'a [u8], number: u32) -> &'a [u8] {
     let range = header.bytes_of(number);
     &file[range.start as usize..range.end as usize]
 }
 
 /// A tree as SQLite would find it.
-pub(super) struct Walked {
-    pub(super) interior: Vec<u32>,
+pub(crate) struct Walked {
+    pub(crate) interior: Vec<u32>,
     /// In the order of the tree.
-    pub(super) leaves: Vec<u32>,
+    pub(crate) leaves: Vec<u32>,
     /// Rowids in the order of the tree, those in an index's interior pages left out.
-    pub(super) rows: Vec<i64>,
+    pub(crate) rows: Vec<i64>,
     /// Overflow chains: the leaf, the first page, the length.
-    pub(super) chains: Vec<(u32, u32, u32)>,
+    pub(crate) chains: Vec<(u32, u32, u32)>,
     leaf_of: HashMap<i64, u32>,
     parents: HashMap<u32, u32>,
 }
 
 impl Walked {
-    pub(super) fn new(header: &Header, file: &[u8], root: u32) -> Self {
+    pub(crate) fn new(header: &Header, file: &[u8], root: u32) -> Self {
         let mut walked = Self {
             interior: Vec::new(),
             leaves: Vec::new(),
@@ -113,7 +113,7 @@ impl Walked {
     }
 
     /// The pages from the root to the leaf of a row; nothing if it is not in a leaf.
-    pub(super) fn path_of(&self, row: i64) -> Vec<u32> {
+    pub(crate) fn path_of(&self, row: i64) -> Vec<u32> {
         let mut path: Vec<u32> =
             std::iter::successors(self.leaf_of.get(&row), |page| self.parents.get(page)).copied().collect();
         path.reverse();
@@ -134,7 +134,7 @@ fn rows_of(page: &[u8], start: usize) -> Vec<i64> {
 
 /// The same database with page 1, then all interior pages, then the rest. Only for files without overflow
 /// chains, free pages and pointer maps.
-pub(super) fn interior_first(file: &[u8], connection_roots: &[u32]) -> Vec<u8> {
+pub(crate) fn interior_first(file: &[u8], connection_roots: &[u32]) -> Vec<u8> {
     let header = Header::parse(file, file.len() as u64).expect("a database");
     let (mut first, mut rest) = (vec![1], Vec::new());
     for &root in connection_roots {
@@ -194,7 +194,7 @@ pub(super) fn interior_first(file: &[u8], connection_roots: &[u32]) -> Vec<u8> {
 }
 
 /// What `sql` gives, in its order.
-pub(super) fn rowids(file: &[u8], sql: &str) -> Vec<i64> {
+pub(crate) fn rowids(file: &[u8], sql: &str) -> Vec<i64> {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("d.db");
     std::fs::write(&path, file).expect("written");
@@ -205,7 +205,7 @@ pub(super) fn rowids(file: &[u8], sql: &str) -> Vec<i64> {
 }
 
 /// Roots of all trees, the schema's first.
-pub(super) fn roots(file: &[u8]) -> Vec<(u32, String)> {
+pub(crate) fn roots(file: &[u8]) -> Vec<(u32, String)> {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("d.db");
     std::fs::write(&path, file).expect("written");

@@ -15,18 +15,21 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
-use super::{Caller, FileSystem, key_of};
+use self::distance::Distance;
 use crate::{
     cache::{BlockCache, Purpose, Source, Stream},
-    error::{Error, ErrorKind, Result},
     sqlite::{Arrived, Database, HEADER_BYTES, Header, Work},
-    store::{Metadata, Reader, StorePath},
+    store::Reader,
 };
+
+mod distance;
+#[cfg(test)]
+mod tests;
 
 /// A database up to this size comes whole when it is opened.
 const WHOLE_BYTES_MAX: u64 = 2 << 20;
@@ -54,9 +57,6 @@ const INTERIOR_HEAD_BYTES_MAX: u64 = 8 << 20;
 
 /// Guesses that nobody came for within this time are let go.
 const AHEAD_IDLE: Duration = Duration::from_secs(5);
-
-/// A store whose reads take longer is far: a round trip costs more than some reads too many.
-const FAR: Duration = Duration::from_millis(3);
 
 /// Endings of names of databases: their head is fetched before anybody asks.
 const ENDINGS: [&str; 8] = ["sqlite", "sqlite3", "db", "db3", "s3db", "sqlitedb", "gpkg", "mbtiles"];
@@ -189,7 +189,7 @@ impl Databases {
         if self.inner.bytes_max == 0 {
             return reader;
         }
-        Arc::new(Timed { reader, distance: self.inner.distance.clone() })
+        self.inner.distance.time(reader)
     }
 
     /// Lets go of guesses that nobody came for. To be called every few seconds.
@@ -222,7 +222,7 @@ impl Inner {
             0..HEAD_BYTES
         };
         let runtime = self.runtime.clone();
-        runtime.spawn(async move {
+        let mut work = Box::pin(async move {
             let Some(Ok(bytes)) = self.cache.fetch(&source, &[head], Purpose::Demand).await.pop() else {
                 return;
             };
@@ -231,6 +231,11 @@ impl Inner {
                 None => slot.kind.store(PLAIN, Relaxed),
             }
         });
+        // Begun here, so that the first request of a reader finds the read under way and joins it.
+        let _inside = runtime.enter();
+        if work.as_mut().now_or_never().is_none() {
+            runtime.spawn(work);
+        }
     }
 
     async fn recognise(self: &Arc<Self>, slot: &Arc<Slot>, source: &Source, header: Header, head: &Bytes) {
@@ -398,62 +403,7 @@ impl Inner {
     }
 
     fn is_far(&self) -> bool {
-        self.distance.0.load(Relaxed) > FAR.as_micros() as u64
-    }
-}
-
-/// How long a small read takes, in microseconds; 0: not known yet.
-#[derive(Debug, Default)]
-struct Distance(AtomicU64);
-
-impl Distance {
-    /// Down at once, up slowly: one slow read does not make a store far.
-    fn observe(&self, took: Duration) {
-        let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let _ = self.0.fetch_update(Relaxed, Relaxed, |known| {
-            Some(if known == 0 || sample < known { sample } else { known + (sample - known) / 8 })
-        });
-    }
-}
-
-#[derive(Debug)]
-struct Timed {
-    reader: Arc<dyn Reader>,
-    distance: Arc<Distance>,
-}
-
-#[async_trait]
-impl Reader for Timed {
-    fn metadata(&self) -> &Metadata {
-        self.reader.metadata()
-    }
-
-    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let started = Instant::now();
-        let outcome = self.reader.read_at(offset, len).await;
-        if outcome.is_ok() && len <= REQUEST_BYTES_MAX {
-            self.distance.observe(started.elapsed());
-        }
-        outcome
-    }
-}
-
-impl FileSystem {
-    /// Says that a statement is about to run on the database at `path` that reads the b-trees with these
-    /// root pages (`OpenRead`'s P2 in the output of `EXPLAIN`): their interior pages are fetched first.
-    /// `false`: the file is not open here, or not recognised as a database. A root that is none does no
-    /// harm.
-    pub async fn hint(&self, path: &StorePath, roots: &[u32]) -> Result<bool> {
-        let path = Arc::new(path.clone());
-        self.within(&path, async {
-            let Some(found) = self.stat(Caller::own(), &path).await?.found else {
-                return Err(Error::new(ErrorKind::NotFound, format!("{path} does not exist")));
-            };
-            let ino = self.inodes.lock().number(&key_of(path.clone(), &found));
-            let open = self.files.find(ino);
-            Ok(open.is_some_and(|open| self.databases.hint(&open.database, &open.source, roots)))
-        })
-        .await
+        self.distance.is_far()
     }
 }
 
