@@ -31,6 +31,9 @@ pub struct MountStats {
     pub memory_bytes_max: u64,
     /// Files that were pinned.
     pub pinned: Vec<KeptFile>,
+    /// Hints that were of use: what they spoke of was open, and known as a database.
+    #[serde(default)]
+    pub hints: u64,
     /// Inodes, handles, block cache.
     pub fs: FsSnapshot,
     /// What the store was asked, by operation, with bytes and latencies.

@@ -10,7 +10,7 @@ use std::{
 
 use springhouse_fuse::{
     error::{Error, ErrorKind, Result},
-    mount::{Health, MountEntry, probe, read_table},
+    mount::{Health, MountEntry, is_root, probe, read_table},
 };
 
 use super::{ControlClient, MountStats, control::socket_candidates};
@@ -76,8 +76,10 @@ pub async fn reach(entry: &MountEntry) -> Result<ControlClient> {
         }
     }
     Err(refused.unwrap_or_else(|| {
+        // Root may ask every daemon: one without a socket has lost it.
+        let kind = if is_root() { ErrorKind::Unavailable } else { ErrorKind::PermissionDenied };
         Error::new(
-            ErrorKind::Unavailable,
+            kind,
             format!(
                 "the mount at {shown} has no control socket that this user may ask; run as the user who \
                  mounted it or as root, and see `springhouse mounts`"

@@ -41,7 +41,7 @@ pub use self::{
     advice::{Advice, AdvicePoint, TierAdvice},
     counters::{ByPurpose, CacheSnapshot, PurposeUse},
     kept::KeptFile,
-    operate::{Dropped, Resize, WarmProgress},
+    operate::{Dropped, Resize},
     purpose::Purpose,
     stream::Stream,
     top::FileUse,

@@ -1,22 +1,12 @@
 //! What an operator does to a running cache.
 
-use std::{
-    ops::Range,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::{BlockCache, FileUse, Purpose, Source};
-use crate::{
-    disk::{Completeness, DiskCache},
-    error::Result,
-};
-
-/// Reads of warming under way at once; each is an extent.
-const WARM_READS: usize = 4;
+use super::{BlockCache, FileUse, Source};
+use crate::disk::{Completeness, DiskCache};
 
 /// New bounds, in bytes; `None` leaves one as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +33,6 @@ pub struct Dropped {
     pub pinned_bytes: u64,
     /// Of the disk.
     pub disk_bytes: u64,
-}
-
-/// How far warming has come, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WarmProgress {
-    /// Asked for.
-    pub bytes: u64,
-    /// There.
-    pub done: u64,
 }
 
 impl BlockCache {
@@ -99,32 +80,6 @@ impl BlockCache {
             _ => 0,
         };
         Dropped { ram_bytes, pinned_bytes, disk_bytes }
-    }
-
-    /// Fetches the blocks of `range`, as far as they are not here, a few extents at once and after what
-    /// processes wait for. They stay on disk, and in RAM as far as they fit. `progress` is told after
-    /// each extent. Ends with the first error.
-    pub async fn warm(
-        &self,
-        source: &Source,
-        range: Range<u64>,
-        progress: impl Fn(WarmProgress) + Sync,
-    ) -> Result<WarmProgress> {
-        let end = range.end.min(source.len());
-        let extent = self.settings.extent_bytes.max(self.settings.block_bytes);
-        let mut warmed = WarmProgress { bytes: end.saturating_sub(range.start), done: 0 };
-        let starts = std::iter::successors(Some(range.start), |start| start.checked_add(extent));
-        let extents = starts.take_while(|&start| start < end).map(|start| start..end.min(start + extent));
-        let reads = futures::stream::iter(extents).map(|extent| async move {
-            let bytes = extent.end - extent.start;
-            self.read_blocks(source, extent, Purpose::Warm).await.map(|_| bytes)
-        });
-        let mut reads = reads.buffered(WARM_READS);
-        while let Some(bytes) = reads.try_next().await? {
-            warmed.done += bytes;
-            progress(warmed);
-        }
-        Ok(warmed)
     }
 
     /// Notes the path of a file that was opened, for [`Self::top_files`].

@@ -127,7 +127,9 @@ async fn hint(State(status): State<Arc<Status>>, body: Body_<Hint>) -> Result<St
     }
     // What is fetched ahead is fetched by tasks, which need the file system's runtime.
     let _inside = status.io.enter();
-    status.fs.hint_generation(&path, generation, &roots);
+    if status.fs.hint_generation(&path, generation, &roots) {
+        status.gauges.hints.inc();
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

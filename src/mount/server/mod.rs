@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus::{IntGauge, Registry, TextEncoder};
+use prometheus::{IntCounter, IntGauge, Registry, TextEncoder};
 use springhouse_fuse::{fs::FileSystem, store::OpenedStore};
 use tokio::{net::TcpListener, runtime::Handle};
 
@@ -41,10 +41,12 @@ pub(super) struct Status {
 /// Which size a gauge shows.
 type SizeOf = fn(&MountStats) -> u64;
 
-/// Sizes, set when somebody asks.
+/// Sizes, set when somebody asks; and what was said at the control socket.
 #[derive(Debug)]
 pub(super) struct Gauges {
     all: Vec<(IntGauge, SizeOf)>,
+    /// Hints about databases that are open.
+    hints: IntCounter,
 }
 
 impl Gauges {
@@ -67,7 +69,12 @@ impl Gauges {
             registry.register(Box::new(gauge.clone()))?;
             all.push((gauge, size));
         }
-        Ok(Self { all })
+        let hints = IntCounter::new(
+            "springhouse_mount_hints_total",
+            "Hints of what queries are about to read that were of use",
+        )?;
+        registry.register(Box::new(hints.clone()))?;
+        Ok(Self { all, hints })
     }
 }
 
@@ -92,6 +99,7 @@ impl Status {
             memory_resident_bytes: resident_bytes().unwrap_or(0),
             memory_bytes_max: self.fs.settings().memory_bytes,
             pinned: self.fs.pinned(),
+            hints: self.gauges.hints.get(),
             fs: self.fs.snapshot(),
             store_calls: self.store.counters.snapshot(),
         }
