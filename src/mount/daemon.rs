@@ -32,8 +32,11 @@ use crate::{
 /// How long open files of a busy mount may keep the daemon after it was told to stop.
 const BUSY_GRACE: Duration = Duration::from_secs(5);
 
-/// A stop that takes longer is forced.
-const STOP_MAX: Duration = Duration::from_secs(20);
+/// How long what is being written may take to be finished in the store, before the mount goes and after.
+const FINISH_MAX: Duration = Duration::from_secs(10);
+
+/// A stop that takes longer is forced. Longer than its parts together.
+const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// Mounts, tells `report` that the mount answers, and serves it until it is unmounted or the process is
 /// told to stop by SIGTERM or SIGINT. A busy mount is then detached, so none is left behind.
@@ -88,7 +91,8 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         None => None,
     };
 
-    let fs = Arc::new(FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?);
+    let fs = FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?;
+    let fs = Arc::new(fs.with_users(Arc::new(store.clone())));
     let options = MountOptions {
         dir: dir.clone(),
         source: settings.store.to_string(),
@@ -110,10 +114,9 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     };
     let _ = point.set((dir.clone(), mount_id));
     let since = Instant::now();
-    let tuner = Tuner::new(&fs);
     let status = Status {
-        tuner,
-        fs,
+        tuner: Tuner::new(&fs),
+        fs: fs.clone(),
         store,
         dir: dir.clone(),
         mount_id,
@@ -137,13 +140,30 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
 
     tokio::select! {
         ended = mounted.ended() => {
+            // The kernel does not wait for what closed files leave to be done.
+            finish_writes(&fs, io).await;
             tracing::info!(dir = %dir.display(), "unmounted");
             return ended.map_err(|error| Failure::mount(&error));
         }
         () = stop.requested() => {}
     }
     notify("STOPPING=1");
-    take_down(&dir, mount_id, &mut mounted).await
+    // First, because what comes after may be forced; and again for what was written meanwhile.
+    finish_writes(&fs, io).await;
+    let outcome = take_down(&dir, mount_id, &mut mounted).await;
+    finish_writes(&fs, io).await;
+    outcome
+}
+
+/// Files that are open for writing get to the store as far as they were written.
+async fn finish_writes(fs: &Arc<FileSystem>, io: &Runtime) {
+    let fs = fs.clone();
+    let finish = io.spawn(async move { fs.finish_writes().await });
+    match tokio::time::timeout(FINISH_MAX, finish).await {
+        Ok(Ok(errors)) => errors.iter().for_each(|error| tracing::warn!(%error, "not written to its end")),
+        Ok(Err(error)) => tracing::error!(%error, "files being written were not finished"),
+        Err(_) => tracing::warn!("files being written were not finished within {FINISH_MAX:?}"),
+    }
 }
 
 async fn take_down(dir: &Path, mount_id: u64, mounted: &mut Mounted) -> Result<(), Failure> {

@@ -9,14 +9,14 @@ use tokio::{task::spawn_blocking, time::Instant};
 use super::{FileSystem, Identity};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Store, StoreUrl},
+    store::{OpenedStore, Store, StoreUrl},
 };
 
 /// How long a user's name and store are kept.
 const FRESH: Duration = Duration::from_secs(300);
 
-/// Most users remembered.
-const USERS_MAX: usize = 1000;
+/// Most users whose names are remembered. Each keeps his store, and with it a connection, alive.
+const USERS_MAX: usize = 64;
 
 /// The process that asks for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,12 @@ impl Caller {
 pub trait UserStores: Send + Sync + 'static {
     /// The same store, asked as the user `name`.
     fn as_user(&self, name: &str) -> Result<Arc<dyn Store>>;
+}
+
+impl UserStores for OpenedStore {
+    fn as_user(&self, name: &str) -> Result<Arc<dyn Store>> {
+        OpenedStore::as_user(self, name)
+    }
 }
 
 type Known = HashMap<u32, (Arc<dyn Store>, Instant)>;
@@ -114,8 +120,10 @@ impl FileSystem {
         };
         let store = stores.as_user(&name)?;
         let mut known = self.callers.known.lock();
-        if known.len() >= USERS_MAX {
-            known.clear();
+        if known.len() >= USERS_MAX
+            && let Some(oldest) = known.iter().min_by_key(|(_, (_, since))| *since).map(|(uid, _)| *uid)
+        {
+            known.remove(&oldest);
         }
         known.insert(caller.uid, (store.clone(), Instant::now()));
         Ok(store)

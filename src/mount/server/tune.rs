@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use springhouse_fuse::{
     cache::Resize,
     error::{Error, ErrorKind, Result},
-    fs::{FileSystem, FsSettings},
+    fs::{FileSystem, FsSettings, Tuning},
     memory::{Wishes, divide},
 };
 
@@ -18,8 +18,17 @@ use crate::config::{
 };
 
 /// What can be changed, in the order of the documents.
-const TUNABLE: [&str; 5] =
-    ["memory_blocks", "memory_readahead", "memory_pins", "cache_size", "readahead_max"];
+const TUNABLE: [&str; 9] = [
+    "memory_blocks",
+    "memory_readahead",
+    "memory_pins",
+    "cache_size",
+    "readahead_max",
+    "freshness",
+    "entry_lifetime",
+    "attribute_lifetime",
+    "negative_lifetime",
+];
 
 /// Any size and any time: the key's own range was checked before.
 type AnySize = Size<0, { u64::MAX }>;
@@ -67,6 +76,7 @@ impl Tuner {
             readahead_bytes_max: changed(now.readahead_bytes_max, next.readahead_bytes_max),
             disk_bytes: next.disk.as_ref().map(|disk| disk.bytes_max),
         });
+        fs.tune(Tuning::from(&next));
         let (old, new) = (values(&now), values(&next));
         *now = next;
         let pairs = old.into_iter().zip(new).filter(|((key, _), _)| wanted.contains_key(key));
@@ -203,8 +213,13 @@ mod tests {
 
     #[test]
     fn keys_are_checked_as_in_a_file() {
+        assert_eq!(applied("freshness", "5s").expect("good").freshness, Duration::from_secs(5));
+        assert_eq!(applied("entry_lifetime", "0").expect("good").entry_lifetime, Some(Duration::ZERO));
+        assert_eq!(applied("entry_lifetime", "").expect("good").entry_lifetime, None);
         assert_eq!(applied("memory_blocks", "0").expect("good").cache_bytes, 0);
         for (key, text, reason) in [
+            ("freshness", "10", "has no unit"),
+            ("freshness", "2h", "too large; give a time from 0s to 1h"),
             ("readahead_max", "1GiB", "too large"),
             ("cache_size", "1GiB", "mount anew with cache_dir"),
             ("memory_blocks", "600MiB", "of memory (512.0 MiB) are left"),
@@ -221,6 +236,8 @@ mod tests {
     fn every_value_can_be_given_back() {
         let of = FsSettings {
             disk: Some(DiskSettings { dir: "/c".into(), bytes_max: 77 << 20 }),
+            freshness: Duration::from_millis(1500),
+            attribute_lifetime: Some(Duration::from_secs(90)),
             cache_bytes: 123_456_789,
             pinned_bytes: 0,
             ..FsSettings::default()
