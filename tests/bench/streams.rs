@@ -17,6 +17,9 @@ use crate::{
     sides::{Place, Side, Tree},
 };
 
+/// What is done in a place.
+type Case<'a> = &'a dyn Fn(&Place);
+
 const READERS: u64 = 4;
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -33,7 +36,7 @@ pub fn run(hdfs: &Arc<Hdfs>, size: &Size) {
         &["", "local disk", "ours", "rclone", "raw hdfs-native", "ours / raw"],
     );
     let input = tree.local.path().join("in");
-    let rows: [(&str, &dyn Fn(&Place)); 2] = [
+    let rows: [(&str, Case<'_>); 2] = [
         ("4 readers of one file, cold", &|place| readers(&place.file("large"), size.sequential_bytes)),
         ("copy in a quarter of it, rename over an existing file", &|place| copy_in(&input, place)),
     ];

@@ -158,7 +158,7 @@ async fn what_was_warmed_is_there() {
     let cache = with_disk(dir.path(), 0);
     let mut reads = Vec::new();
     for _ in 0..2 {
-        let warmed = cache.fetch(&source, &[0..300_000], Purpose::Warm).await;
+        let warmed = cache.fetch(&source, std::slice::from_ref(&(0..300_000)), Purpose::Warm).await;
         assert!(warmed[0].as_ref().expect("warm") == &data);
         flushed(&cache).await;
         assert!(cache.completeness(&source).await.expect("a disk").is_whole());
