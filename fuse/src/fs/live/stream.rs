@@ -362,6 +362,10 @@ impl Stream {
         self.clean.store(false, SeqCst);
         file.written(len);
         self.end.send_replace(len);
+        if core.pipe.is_none() {
+            // The cut made a generation, from which the next write goes on.
+            self.finish_now(file, core).await?;
+        }
         Ok(())
     }
 
