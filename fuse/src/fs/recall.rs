@@ -73,7 +73,7 @@ mod tests {
             negative_lifetime: None,
             readahead_bytes_max: 0,
         };
-        let store = crate::store::MemoryStore::new();
+        let store = crate::store::memory::MemoryStore::new();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let settings = crate::fs::FsSettings::default();
         let fs = FileSystem::new(Arc::new(store), settings, runtime.handle().clone()).expect("made");
