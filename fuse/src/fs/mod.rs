@@ -38,7 +38,7 @@ use self::{
     dirs::Dirs,
     files::{Files, OpenFile},
     inodes::InodeTable,
-    live::stream::Budget,
+    live::budget::Budget,
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},

@@ -24,6 +24,8 @@ use crate::{
     store::{Metadata, Store, StorePath},
 };
 
+pub(super) mod budget;
+mod pipe;
 pub(super) mod stream;
 
 /// Where a write goes.
