@@ -5,7 +5,7 @@
 //! ever, and the only thing that ages is which generation a path leads to: that is asked again when the
 //! answer is older than the freshness.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -251,8 +251,16 @@ impl FileSystem {
             if let Some(looked) = self.look_up_live(caller, &path).await? {
                 return Ok(looked);
             }
-            self.speculate(caller, &path);
-            let stat = self.stat(caller, &path).await?;
+            // Under way before the file is opened on suspicion: that needs the same answer.
+            let mut asking = pin!(self.stat(caller, &path));
+            let at_once = futures::poll!(asking.as_mut());
+            let stat = match at_once {
+                Poll::Ready(stat) => stat?,
+                Poll::Pending => {
+                    self.speculate(caller, &path);
+                    asking.await?
+                }
+            };
             let Some(metadata) = stat.found else {
                 self.speculation.is_no_file(&path);
                 let ttl = self.lifetime(self.tuning().negative_lifetime, stat.asked);
@@ -322,13 +330,22 @@ impl FileSystem {
                 _ => {
                     let early = self.early(&key.path, generation).await;
                     let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
-                    let opened = match early {
-                        Some((reader, _)) => Ok(reader),
-                        None => store.open(&key.path, Some(generation)).await,
+                    let known = self.stats.last(self.viewer(caller), &key.path);
+                    let opening = async {
+                        let reader = match (early, known.filter(|known| known.generation == generation)) {
+                            (Some((reader, _)), _) => reader,
+                            (None, Some(known)) => store.open_ahead(&key.path, Some(&known)).await?,
+                            (None, None) => store.open(&key.path, Some(generation)).await?,
+                        };
+                        // The first bytes of a database are on their way while this is awaited.
+                        let file = self.open_file(ino, key.path.clone(), reader);
+                        file.source.reader.confirm().await?;
+                        Ok(file)
                     };
-                    let reader = match opened {
-                        Ok(reader) => reader,
+                    let file = match opening.await {
+                        Ok(file) => file,
                         Err(error) => {
+                            let error: Error = error;
                             // The kernel's next lookup must not be answered from memory.
                             self.stats.forget(&key.path);
                             return Err(match error.kind() {
@@ -337,9 +354,9 @@ impl FileSystem {
                             });
                         }
                     };
-                    let found = Some(Arc::new(reader.metadata().clone()));
+                    let found = Some(Arc::new(file.source.reader.metadata().clone()));
                     self.stats.put(self.viewer(caller), key.path.clone(), Stat { found, asked });
-                    self.open_file(ino, key.path.clone(), reader)
+                    file
                 }
             };
             let keep_pages = !self.inodes.lock().take_written(ino);
