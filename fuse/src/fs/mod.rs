@@ -5,7 +5,12 @@
 //! ever, and the only thing that ages is which generation a path leads to: that is asked again when the
 //! answer is older than the freshness.
 
-use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::AtomicBool},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +28,7 @@ pub use self::{
     inodes::{NodeKey, ROOT},
     listing::DirEntry,
     owners::NOBODY,
+    recall::Recalled,
     settings::{DiskSettings, FsSettings, Identity, Tuning, WriteMode, WriteSettings},
     timings::{FsOperation, Timings},
     usage::Space,
@@ -59,6 +65,7 @@ pub mod inodes;
 mod listing;
 mod live;
 mod owners;
+mod recall;
 mod settings;
 mod speculation;
 mod stats;
@@ -127,6 +134,8 @@ pub struct FileSystem {
     store: StoreBox,
     settings: FsSettings,
     tuning: RwLock<Tuning>,
+    /// Lifetimes became shorter than those that the kernel was told.
+    recall: AtomicBool,
     callers: Callers,
     inodes: Mutex<InodeTable>,
     stats: Stats,
@@ -195,6 +204,7 @@ impl FileSystem {
         Ok(Self {
             store: StoreBox(store),
             tuning: RwLock::new(Tuning::from(&settings)),
+            recall: AtomicBool::new(false),
             callers: Callers::default(),
             inodes: Mutex::default(),
             stats: Stats::new(division.stats_max),
@@ -217,16 +227,6 @@ impl FileSystem {
     /// The settings it was made with.
     pub fn settings(&self) -> &FsSettings {
         &self.settings
-    }
-
-    /// What may change while it runs, as it is now.
-    pub fn tuning(&self) -> Tuning {
-        *self.tuning.read()
-    }
-
-    /// Changes lifetimes and readahead from now on; what the kernel was told keeps its lifetime.
-    pub fn tune(&self, tuning: Tuning) {
-        *self.tuning.write() = tuning;
     }
 
     /// How long operations take.
