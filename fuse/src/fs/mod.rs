@@ -38,7 +38,7 @@ use self::{
     callers::Callers,
     databases::Databases,
     dirs::Dirs,
-    files::{Files, OpenFile},
+    files::Files,
     inodes::InodeTable,
     live::stream::Budget,
     owners::Owners,
@@ -46,11 +46,11 @@ use self::{
     stats::{Stat, Stats},
 };
 use crate::{
-    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream, Tiers},
+    cache::{BlockCache, CacheSettings, CacheSnapshot, Stream, Tiers},
     disk::DiskCache,
     error::{Error, ErrorKind, Result},
     memory::{self, Division, Wishes},
-    store::{FileKind, Generation, Metadata, Reader, Store, StorePath},
+    store::{FileKind, Metadata, Store, StorePath},
 };
 
 mod admin;
@@ -64,6 +64,7 @@ mod files;
 pub mod inodes;
 mod listing;
 mod live;
+mod opening;
 mod owners;
 mod recall;
 mod settings;
@@ -327,37 +328,7 @@ impl FileSystem {
                     }
                     file
                 }
-                _ => {
-                    let early = self.early(&key.path, generation).await;
-                    let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
-                    let known = self.stats.last(self.viewer(caller), &key.path);
-                    let opening = async {
-                        let reader = match (early, known.filter(|known| known.generation == generation)) {
-                            (Some((reader, _)), _) => reader,
-                            (None, Some(known)) => store.open_ahead(&key.path, Some(&known)).await?,
-                            (None, None) => store.open(&key.path, Some(generation)).await?,
-                        };
-                        // The first bytes of a database are on their way while this is awaited.
-                        let file = self.open_file(ino, key.path.clone(), reader);
-                        file.source.reader.confirm().await?;
-                        Ok(file)
-                    };
-                    let file = match opening.await {
-                        Ok(file) => file,
-                        Err(error) => {
-                            let error: Error = error;
-                            // The kernel's next lookup must not be answered from memory.
-                            self.stats.forget(&key.path);
-                            return Err(match error.kind() {
-                                ErrorKind::NotFound | ErrorKind::IsADirectory => stale(&key.path),
-                                _ => error,
-                            });
-                        }
-                    };
-                    let found = Some(Arc::new(file.source.reader.metadata().clone()));
-                    self.stats.put(self.viewer(caller), key.path.clone(), Stat { found, asked });
-                    file
-                }
+                _ => self.open_settled(caller, &store, ino, &key.path, generation).await?,
             };
             let keep_pages = !self.inodes.lock().take_written(ino);
             let fh = self.files.open(file, Stream::new(self.tuning().readahead_bytes_max));
@@ -467,36 +438,6 @@ impl FileSystem {
                 Err(Error::new(ErrorKind::NotADirectory, format!("{path} is not a directory")))
             }
         }
-    }
-
-    /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
-    /// his own rights: the reader would be of another.
-    fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
-        let freshness = self.tuning().freshness;
-        let worth_it = self.settings.sqlite && !self.by_caller() && !freshness.is_zero();
-        if worth_it && !self.stats.is_fresh(self.viewer(caller), path, freshness) {
-            self.speculation.looked_up(&self.store.0, path);
-        }
-    }
-
-    async fn early(
-        &self,
-        path: &Arc<StorePath>,
-        generation: Generation,
-    ) -> Option<(Arc<dyn Reader>, Instant)> {
-        if self.by_caller() {
-            return None;
-        }
-        self.speculation.take(path, generation, self.tuning().freshness).await
-    }
-
-    /// A generation that was opened, ready for handles.
-    fn open_file(&self, ino: u64, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Arc<OpenFile> {
-        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
-        let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
-        self.cache.name(source.file, key.path.as_str());
-        let database = self.databases.open(&source, key.path.name());
-        Arc::new(OpenFile { ino, key, source, database })
     }
 
     /// What is at `path` as `caller` sees it, no older than the freshness.
