@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// Readers kept after their last handle was closed, so that opening a file anew for each query costs
-/// nothing. A local store holds a file descriptor for each.
-const IDLE_MAX: usize = 128;
+/// nothing. A local store holds a file descriptor for each, of which a process mostly has 1024; an open
+/// file in HDFS is its list of HDFS blocks.
+const IDLE_MAX: usize = 512;
 
 /// How long they are kept. A deleted local file's space is free only after that.
 const IDLE: Duration = Duration::from_secs(30);
