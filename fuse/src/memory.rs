@@ -110,6 +110,20 @@ pub fn room(memory_bytes: u64) -> Result<u64> {
     Ok(divide(memory_bytes, &wishes)?.cache_bytes)
 }
 
+/// The least bound, in steps of 64 MiB, that leaves `bytes` for blocks, readahead and pins together.
+pub fn enough(bytes: u64) -> Option<u64> {
+    const STEP: u64 = 64 * MIB;
+    // What is taken off never is more than half of the bound and the base.
+    let most = bytes.checked_add(BASE_BYTES)?.checked_mul(2)? / STEP + 1;
+    let fits = |steps: u64| room(steps * STEP).is_ok_and(|room| room >= bytes);
+    let (mut low, mut high) = (0, most);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    fits(high).then_some(high * STEP)
+}
+
 /// Blocks, readahead and pins of `room` bytes: what is given as it is, and what that leaves shared by the
 /// others in the proportion 4 : 2 : 1.
 pub fn shares(room: u64, given: [Option<u64>; 3]) -> [u64; 3] {

@@ -7,7 +7,7 @@ use springhouse_fuse::{
     cache::Resize,
     error::{Error, ErrorKind, Result},
     fs::{FileSystem, FsSettings, Tuning},
-    memory::{Wishes, divide},
+    memory::{enough, room},
 };
 
 use super::super::api::{Changed, Settings};
@@ -172,23 +172,19 @@ fn set_lifetime(to: &mut FsSettings, name: &str, lifetime: Option<Duration>) -> 
 
 /// Whether the parts fit into the bound of the process, beside what it needs for other things.
 fn fits(next: &FsSettings) -> Result<()> {
-    let (wished, room) = wished_and_room(next, next.memory_bytes)?;
+    let parts = [next.cache_bytes, next.prefetch_bytes, next.pinned_bytes];
+    let wished = parts.into_iter().fold(0, u64::saturating_add);
+    let room = room(next.memory_bytes)?;
     if wished <= room {
         return Ok(());
     }
-    // What else is needed grows with the bound, by less than half of what is added.
-    let step = 64 << 20;
-    let enough = (next.memory_bytes / step + 1..)
-        .map(|steps| steps * step)
-        .take(4096)
-        .find(|memory| wished_and_room(next, *memory).is_ok_and(|(wished, room)| wished <= room));
-    let remedy =
-        enough.map_or_else(String::new, |bytes| format!("memory={} is enough, or ", size_text(bytes)));
+    let more =
+        enough(wished).map_or_else(String::new, |bytes| format!("memory={} is enough, or ", text(bytes)));
     Err(Error::new(
         ErrorKind::NoSpace,
         format!(
             "memory_blocks, memory_readahead and memory_pins would be {} together, and {} of memory ({}) are \
-             left for them; {remedy}make one of them smaller",
+             left for them; {more}make one of them smaller",
             shown(wished),
             shown(room),
             shown(next.memory_bytes)
@@ -196,33 +192,17 @@ fn fits(next: &FsSettings) -> Result<()> {
     ))
 }
 
-/// What the three parts would have together, and what `memory_bytes` has for them.
-fn wished_and_room(next: &FsSettings, memory_bytes: u64) -> Result<(u64, u64)> {
-    let wishes = Wishes {
-        cache_bytes: next.cache_bytes,
-        pinned_bytes: next.pinned_bytes,
-        readahead_bytes: next.prefetch_bytes,
-        inodes_max: next.inodes_max,
-    };
-    let division = divide(memory_bytes, &wishes)?;
-    let sum = |a: u64, b: u64, c: u64| a.saturating_add(b).saturating_add(c);
-    let wished = sum(wishes.cache_bytes, wishes.pinned_bytes, wishes.readahead_bytes);
-    let room = sum(division.cache_bytes, division.pinned_bytes, division.readahead_bytes);
-    // Cut in proportion, each rounded down.
-    Ok((wished, if wished <= room + 3 { wished } else { room }))
-}
-
 fn shown(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 /// As a configuration file writes it.
-fn size_text(bytes: u64) -> String {
+fn text(bytes: u64) -> String {
     AnySize::parse(&bytes.to_string()).map(|size| size.text()).unwrap_or_default()
 }
 
 fn values(of: &FsSettings) -> Settings {
-    let size = size_text;
+    let size = text;
     let span = |span: Duration| {
         AnySpan::parse(&format!("{}ms", span.as_millis())).map(|span| span.text()).unwrap_or_default()
     };
