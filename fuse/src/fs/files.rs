@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::{FileSystem, NodeKey, databases::Slot, live::Live};
@@ -45,6 +45,8 @@ enum Target {
 pub(super) struct FileHandle {
     target: Target,
     pub(super) stream: Stream,
+    /// Who wrote last: the number that the kernel has for all descriptors of a process.
+    pub(super) wrote: Mutex<Option<u64>>,
 }
 
 impl FileHandle {
@@ -157,7 +159,7 @@ impl Files {
             }
         };
         state.idle.retain(|(_, idle)| !Arc::ptr_eq(idle, &file));
-        state.add(FileHandle { target: Target::Settled(file), stream })
+        state.add(FileHandle { target: Target::Settled(file), stream, wrote: Mutex::default() })
     }
 
     /// A handle of a file that is being written. One that `writes` has joined it.
@@ -170,7 +172,7 @@ impl Files {
         stream: Stream,
     ) -> u64 {
         let target = Target::Live { file, ino, writes, appends };
-        self.state.write().add(FileHandle { target, stream })
+        self.state.write().add(FileHandle { target, stream, wrote: Mutex::default() })
     }
 
     pub(super) fn get(&self, fh: u64) -> Option<Arc<FileHandle>> {

@@ -265,3 +265,19 @@ async fn truncate_by_name() {
         assert_eq!(content(&fs, "f").await, expected);
     }
 }
+
+#[tokio::test]
+async fn a_program_started_meanwhile_does_not_finish_the_file() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let (writer, started) = (1, 2);
+    let fh = create(&fs, "f").await.opened.fh;
+    fs.written_by(fh, writer);
+    fs.write(fh, 0, Bytes::from_static(b"one"), false).await.expect("written");
+    fs.flush_by(fh, started).await.expect("a copy is closed");
+    fs.write(fh, 3, Bytes::from_static(b" two"), false).await.expect("written");
+    assert_eq!(store.calls(Operation::Append), 0, "the same writer goes on");
+    fs.flush_by(fh, writer).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "one two");
+}
