@@ -23,6 +23,7 @@ pub use self::{
     inodes::{NodeKey, ROOT},
     listing::DirEntry,
     owners::NOBODY,
+    recovery::Recovered,
     settings::{DiskSettings, FsSettings, Identity, Tuning, WriteMode, WriteSettings},
     timings::{FsOperation, Timings},
     usage::Space,
@@ -34,7 +35,7 @@ use self::{
     dirs::Dirs,
     files::{Files, OpenFile},
     inodes::InodeTable,
-    live::stream::Budget,
+    live::{staged::Staging, stream::Budget},
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},
@@ -59,8 +60,11 @@ pub mod inodes;
 mod listing;
 mod live;
 mod owners;
+mod recovery;
 mod settings;
 mod speculation;
+#[cfg(test)]
+mod staged_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -115,6 +119,15 @@ pub struct FsSnapshot {
     pub files_written: usize,
     /// Bytes that were written and are on their way to the store.
     pub bytes_on_their_way: u64,
+    /// Files of which a copy lies in the staging area.
+    #[serde(default)]
+    pub files_staged: u64,
+    /// Room that they take there, in bytes.
+    #[serde(default)]
+    pub bytes_staged: u64,
+    /// Those of them whose bytes the store has not.
+    #[serde(default)]
+    pub files_not_sent: u64,
     /// Operations that ended at the deadline.
     pub deadlines_passed: u64,
     /// The block cache.
@@ -139,6 +152,8 @@ pub struct FileSystem {
     division: Division,
     usage: usage::Known,
     write_budget: Budget,
+    /// Where files are written that are not written in a stream.
+    staging: Option<Staging>,
     timings: Timings,
     deadlines_passed: prometheus::IntCounter,
     runtime: Handle,
@@ -192,6 +207,12 @@ impl FileSystem {
             "File system operations that ended at the deadline",
         )
         .map_err(|e| Error::new(ErrorKind::Other, format!("mount metrics: {e}")))?;
+        let write_budget = Budget::new(division.dirty_bytes);
+        let staging = settings.writes.staging()?.map(|area| Staging {
+            area,
+            budget: write_budget.clone(),
+            step: settings.deadline,
+        });
         Ok(Self {
             store: StoreBox(store),
             tuning: RwLock::new(Tuning::from(&settings)),
@@ -206,7 +227,8 @@ impl FileSystem {
             speculation: Speculation::new(runtime.clone()),
             division,
             usage: usage::Known::default(),
-            write_budget: Budget::new(division.dirty_bytes),
+            write_budget,
+            staging,
             timings: Timings::new()?,
             deadlines_passed,
             settings,
@@ -415,16 +437,21 @@ impl FileSystem {
     /// The figures now.
     pub fn snapshot(&self) -> FsSnapshot {
         let (open_files, idle_readers) = self.files.counts();
-        let (inodes, files_written) = {
+        let (inodes, live) = {
             let inodes = self.inodes.lock();
-            (inodes.count(), inodes.all_live().len())
+            (inodes.count(), inodes.all_live())
         };
+        let not_sent = live.iter().filter(|(_, live)| live.sink.keeps() && !live.shared.is_gone()).count();
+        let area = self.staging.as_ref().map(|staging| &staging.area);
         FsSnapshot {
             inodes,
             open_files,
             idle_readers,
             open_directories: self.dirs.count(),
-            files_written,
+            files_written: live.len(),
+            files_staged: area.map_or(0, |area| area.pieces()),
+            bytes_staged: area.map_or(0, |area| area.room().bytes()),
+            files_not_sent: not_sent as u64,
             bytes_on_their_way: self.write_budget.figures().1,
             deadlines_passed: self.deadlines_passed.get(),
             cache: self.cache.snapshot(),

@@ -51,7 +51,7 @@ impl Budget {
         Self(Arc::new(Semaphore::new(permits as usize)), permits)
     }
 
-    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+    pub(in crate::fs) async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
         let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.1);
         let taken = self.0.clone().acquire_many_owned(permits).await;
         taken.map_err(|_| Error::new(ErrorKind::Other, "the budget of writes is closed"))
