@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     harness::{
+        eventually,
         hdfs::{Hdfs, HdfsDir},
         mount::Mount,
         process::Signal,
@@ -42,7 +43,8 @@ fn datanode_stopped_in_the_middle_of_a_write() {
 /// The write goes on over the other DataNode, or fails in time with an error at write, fsync or close;
 /// never success with other bytes in the store.
 fn write_ends_clearly(hurt: fn(&Hdfs)) {
-    let (hdfs, dir) = own();
+    let hdfs = Arc::new(Hdfs::own_that_notices());
+    let dir = hdfs.dir("write-faults");
     let mount = Mount::with(&dir.url(), &["--store-deadline=20s"]);
     let bytes = noise(1, LEN);
     let mut file = File::create(mount.file("file")).expect("made");
@@ -55,20 +57,32 @@ fn write_ends_clearly(hurt: fn(&Hdfs)) {
         let _ = sender.send(outcome.map_err(|error| error.raw_os_error()));
     });
     let outcome = outcome.recv_timeout(LIMIT).expect("it ends within its deadlines");
+    clear(outcome, &bytes, &mount.file("file"));
+    // The NameNode goes on to place HDFS blocks on the dead DataNode until it knows.
+    let other = |name: &str| {
+        let mut file = File::create(mount.file(name))?;
+        file.write_all(&bytes[..1 << 20]).and_then(|()| file.sync_all())
+    };
+    let soon = other("soon").map_err(|error| error.raw_os_error());
+    clear(soon, &bytes[..1 << 20], &mount.file("soon"));
+    hdfs.wait_live(1);
+    // It stops placing there a moment after it shows it as dead.
+    eventually("written to the one that is left", LIMIT, || other("later").ok());
+    clear(Ok(()), &bytes[..1 << 20], &mount.file("later"));
+}
+
+/// What was acknowledged is there; what failed says so in the words of the documents.
+fn clear(outcome: Result<(), Option<i32>>, bytes: &[u8], path: &std::path::Path) {
     match outcome {
         Ok(()) => {
-            // The WebHDFS of the DataNode that is well gives what was acknowledged.
-            let found = fs::read(mount.file("file")).expect("it reads");
-            assert!(found == bytes, "{} of {} bytes", found.len(), bytes.len());
+            let found = fs::read(path).expect("it reads");
+            assert!(found == bytes, "{path:?}: {} of {} bytes", found.len(), bytes.len());
         }
         Err(errno) => {
             let clear = [libc::ETIMEDOUT, libc::EREMOTEIO, libc::EBUSY, libc::EIO];
-            assert!(clear.contains(&errno.expect("an errno")), "{errno:?}");
+            assert!(clear.contains(&errno.expect("an errno")), "{path:?}: {errno:?}");
         }
     }
-    // Another file is written without trouble by what is left.
-    fs::write(mount.file("other"), &bytes[..1 << 20]).expect("written");
-    assert!(fs::read(mount.file("other")).expect("it reads") == bytes[..1 << 20]);
 }
 
 /// Nowhere to write to: an error in time, no hang, and the mount lives.

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "HEALTH is `ok`; `unreachable`: the mount works, but this user may not ask its daemon; \
-    `hangs`: neither answers; `dead`: the daemon is gone, `springhouse unmount DIR` clears the rest."
+    `hangs`: neither answers, `kill -9 PID` frees who waits there; `dead`: the daemon is gone, `springhouse unmount DIR` clears the rest."
 )]
 pub struct Args {
     /// Print JSON: a list of objects
@@ -49,8 +49,17 @@ fn health(daemon: &Daemon) -> &'static str {
     match daemon {
         Daemon::Answers(_) => "ok",
         Daemon::Unreachable => "unreachable",
-        Daemon::Hangs => "hangs",
+        Daemon::Hangs(_) => "hangs",
         Daemon::Dead => "dead",
+    }
+}
+
+/// Of a daemon that hangs as well: it is what has to be killed.
+fn pid(daemon: &Daemon) -> Option<u32> {
+    match daemon {
+        Daemon::Answers(stats) => Some(stats.pid),
+        Daemon::Hangs(pid) => *pid,
+        Daemon::Unreachable | Daemon::Dead => None,
     }
 }
 
@@ -63,7 +72,7 @@ fn as_json(entry: &MountEntry, daemon: &Daemon) -> serde_json::Value {
         "dir": entry.dir.to_string_lossy(),
         "url": entry.source,
         "health": health(daemon),
-        "pid": stats.map(|stats| stats.pid),
+        "pid": pid(daemon),
         "version": stats.map(|stats| &stats.version),
         "uptime_seconds": stats.map(|stats| stats.uptime_seconds),
         "hit_ratio": stats.and_then(|stats| stats.hit_ratio()),
@@ -85,7 +94,10 @@ fn as_row(entry: &MountEntry, daemon: &Daemon) -> [String; 7] {
             stats.hit_ratio().map_or_else(|| "-".into(), percent),
             format!("{} of {}", size(stats.memory_resident_bytes), size(stats.memory_bytes_max)),
         ],
-        _ => [dir, source, health, "-".into(), "-".into(), "-".into(), "-".into()],
+        _ => {
+            let pid = pid(daemon).map_or_else(|| "-".into(), |pid| pid.to_string());
+            [dir, source, health, pid, "-".into(), "-".into(), "-".into()]
+        }
     }
 }
 

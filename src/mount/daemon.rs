@@ -217,7 +217,7 @@ fn metrics(fs: &FileSystem, store: &store::OpenedStore) -> prometheus::Result<(R
     let registry = Registry::new();
     fs.register(&registry)?;
     store.counters.register(&registry)?;
-    let gauges = Gauges::new(&registry)?;
+    let gauges = Gauges::new(&registry, fs.settings().disk.is_some())?;
     Ok((registry, gauges))
 }
 

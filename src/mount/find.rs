@@ -12,6 +12,7 @@ use springhouse_fuse::{
     error::{Error, ErrorKind, Result},
     mount::{Health, MountEntry, is_root, probe, read_table},
 };
+use tokio::net::UnixStream;
 
 use super::{ControlClient, MountStats, control::socket_candidates};
 
@@ -28,8 +29,8 @@ pub enum Daemon {
     Answers(Box<MountStats>),
     /// The mount works, but its control socket does not answer: another user's, most likely.
     Unreachable,
-    /// Neither the control socket nor the mount answers.
-    Hangs,
+    /// Neither the control socket nor the mount answers; who listens at the socket, if it can be seen.
+    Hangs(Option<u32>),
     /// The daemon is gone; the mount gives errors only.
     Dead,
 }
@@ -59,8 +60,20 @@ pub async fn ask(entry: &MountEntry) -> Daemon {
     match tokio::task::spawn_blocking(move || probe(&dir, ANSWER_MAX)).await {
         Ok(Ok(Health::Alive)) => Daemon::Unreachable,
         Ok(Ok(Health::Dead)) => Daemon::Dead,
-        Ok(Ok(Health::Hung) | Err(_)) | Err(_) => Daemon::Hangs,
+        Ok(Ok(Health::Hung) | Err(_)) | Err(_) => Daemon::Hangs(listener(&entry.dir).await),
     }
+}
+
+/// The process that listens at the control socket of the mount at `dir`: the kernel knows it, also of one
+/// that is stopped.
+async fn listener(dir: &Path) -> Option<u32> {
+    for socket in socket_candidates(dir) {
+        let peer = UnixStream::connect(socket).await.and_then(|stream| stream.peer_cred());
+        if let Some(pid) = peer.ok().and_then(|peer| u32::try_from(peer.pid()?).ok()) {
+            return Some(pid);
+        }
+    }
+    None
 }
 
 /// Speaks to the daemon of a mount, or says why nobody can.

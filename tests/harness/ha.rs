@@ -124,7 +124,8 @@ impl HaHdfs {
     }
 
     fn activate(&self, namenode: usize) {
-        self.admin(&["-transitionToActive", &id(namenode)]);
+        // By force: without, it asks the other one, which may be dead, whether it is active.
+        self.admin(&["-transitionToActive", "--forceactive", &id(namenode)]);
         self.wait(namenode, "active");
         let left = within(READY_LIMIT, || {
             let info = self.namenodes[namenode].jmx("Hadoop:service=NameNode,name=NameNodeInfo")?;

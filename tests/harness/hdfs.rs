@@ -75,8 +75,20 @@ impl Hdfs {
 
     /// A cluster of the test's own, to be hurt.
     pub fn own() -> Self {
+        Self::with_properties(&[])
+    }
+
+    /// One whose NameNode takes a DataNode for dead after 12 s without a heartbeat, not 10 minutes.
+    pub fn own_that_notices() -> Self {
+        Self::with_properties(&[
+            ("dfs.heartbeat.interval", "1".to_owned()),
+            ("dfs.namenode.heartbeat.recheck-interval", "1000".to_owned()),
+        ])
+    }
+
+    fn with_properties(properties: &[(&str, String)]) -> Self {
         for attempt in 1.. {
-            let cluster = Self::start();
+            let cluster = Self::start(properties);
             match cluster.wait_ready() {
                 Ok(()) => return cluster,
                 Err(why) if attempt < START_ATTEMPTS => eprintln!("HDFS did not start, trying again: {why}"),
@@ -86,11 +98,12 @@ impl Hdfs {
         unreachable!("the loop ends by return or panic")
     }
 
-    fn start() -> Self {
+    fn start(properties: &[(&str, String)]) -> Self {
         let home = super::scratch();
         let (rpc, http) = (ports::free(), ports::free());
         let user = hadoop::user();
         hadoop::configure(home.path(), rpc, http, DATANODES, BLOCK_SIZE);
+        hadoop::add_properties(&home.path().join("conf/hdfs-site.xml"), properties);
         let format = hadoop::java(
             home.path(),
             &["org.apache.hadoop.hdfs.server.namenode.NameNode", "-format", "-force", "-nonInteractive"],
@@ -119,6 +132,15 @@ impl Hdfs {
             why.is_empty().then_some(true)
         });
         if ready == Some(true) { Ok(()) } else { Err(why) }
+    }
+
+    /// Waits until the NameNode knows of the death of all DataNodes but `count`.
+    pub fn wait_live(&self, count: usize) {
+        eventually("the NameNode counts its DataNodes", READY_LIMIT, || {
+            let info = self.namenode.jmx("Hadoop:service=NameNode,name=NameNodeInfo")?;
+            let nodes: Value = serde_json::from_str(info["LiveNodes"].as_str()?).ok()?;
+            (nodes.as_object()?.len() == count).then_some(())
+        });
     }
 
     /// Why the cluster is not ready; empty when it is, `None` when the NameNode does not answer.

@@ -18,7 +18,7 @@ use std::{
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::live::Live;
+use super::{live::Live, recall::Recalled};
 use crate::store::{Generation, StorePath};
 
 /// The root's number, fixed by the kernel.
@@ -298,6 +298,25 @@ impl InodeTable {
         self.paths.entry(to.clone()).or_default().extend(inos);
     }
 
+    /// The number of the directory that `path` lies in, if the kernel holds it.
+    pub(super) fn directory_of(&self, path: &StorePath) -> Option<u64> {
+        let parent = Arc::new(path.parent()?);
+        self.find(&NodeKey { path: parent, generation: None })
+    }
+
+    /// Everything that the kernel holds under a number, and the name that leads there. What is being
+    /// written is left out: the kernel keeps nothing of it.
+    pub(super) fn entries(&self) -> Vec<Recalled> {
+        let settled = self.nodes.iter().filter(|(_, node)| node.live.is_none());
+        settled
+            .map(|(&ino, node)| {
+                let path = &node.key.path;
+                let directory = if node.attached { self.directory_of(path) } else { None };
+                Recalled { ino: Some(ino), entry: directory.map(|number| (number, path.clone())) }
+            })
+            .collect()
+    }
+
     /// How many numbers the kernel holds, the root included.
     pub fn count(&self) -> usize {
         self.nodes.len()
@@ -320,8 +339,7 @@ impl InodeTable {
             if keep.contains(&ino) || node.live.is_some() || !node.attached {
                 continue;
             }
-            let Some(parent) = node.key.path.parent().map(Arc::new) else { continue };
-            let Some(parent) = self.find(&NodeKey { path: parent, generation: None }) else { continue };
+            let Some(parent) = self.directory_of(&node.key.path) else { continue };
             let victim = (parent, node.key.path.clone());
             if node.key.generation.is_some() { &mut victims } else { &mut directories }.push(victim);
         }

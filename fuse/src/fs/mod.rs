@@ -5,7 +5,10 @@
 //! ever, and the only thing that ages is which generation a path leads to: that is asked again when the
 //! answer is older than the freshness.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +26,7 @@ pub use self::{
     inodes::{NodeKey, ROOT},
     listing::DirEntry,
     owners::NOBODY,
+    recall::Recalled,
     recovery::Recovered,
     settings::{DiskSettings, FsSettings, Identity, Tuning, WriteMode, WriteSettings},
     timings::{FsOperation, Timings},
@@ -60,6 +64,7 @@ pub mod inodes;
 mod listing;
 mod live;
 mod owners;
+mod recall;
 mod recovery;
 mod settings;
 mod speculation;
@@ -140,6 +145,8 @@ pub struct FileSystem {
     store: StoreBox,
     settings: FsSettings,
     tuning: RwLock<Tuning>,
+    /// Lifetimes became shorter than those that the kernel was told.
+    recall: AtomicBool,
     callers: Callers,
     inodes: Mutex<InodeTable>,
     stats: Stats,
@@ -216,6 +223,7 @@ impl FileSystem {
         Ok(Self {
             store: StoreBox(store),
             tuning: RwLock::new(Tuning::from(&settings)),
+            recall: AtomicBool::new(false),
             callers: Callers::default(),
             inodes: Mutex::default(),
             stats: Stats::new(division.stats_max),
@@ -239,16 +247,6 @@ impl FileSystem {
     /// The settings it was made with.
     pub fn settings(&self) -> &FsSettings {
         &self.settings
-    }
-
-    /// What may change while it runs, as it is now.
-    pub fn tuning(&self) -> Tuning {
-        *self.tuning.read()
-    }
-
-    /// Changes lifetimes and readahead from now on; what the kernel was told keeps its lifetime.
-    pub fn tune(&self, tuning: Tuning) {
-        *self.tuning.write() = tuning;
     }
 
     /// How long operations take.

@@ -91,6 +91,12 @@ impl Stats {
         self.known.insert(path, Arc::new(std::iter::once((user, stat)).chain(others).collect()));
     }
 
+    /// The paths of which somebody was told lately that they lead nowhere.
+    pub(super) fn absent(&self) -> Vec<Arc<StorePath>> {
+        let gone = |known: &[(u32, Stat)]| known.iter().any(|(_, stat)| stat.found.is_none());
+        self.known.iter().filter(|(_, known)| gone(known)).map(|(path, _)| path.as_ref().clone()).collect()
+    }
+
     /// What was known of `path` is not true any more.
     pub(super) fn forget(&self, path: &Arc<StorePath>) {
         let mut changed = self.changed.lock();

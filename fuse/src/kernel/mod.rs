@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::watch};
 use self::callbacks::Callbacks;
 use crate::{
     error::{Error, ErrorKind, Result},
-    fs::FileSystem,
+    fs::{FileSystem, Recalled},
     mount::{SUBTYPE, escape_option, is_root},
 };
 
@@ -116,6 +116,20 @@ fn upkeep(fs: &FileSystem, runtime: &Handle, notifier: &Notifier, stopped: &mpsc
         fs.maintain();
         for (parent, path) in fs.surplus() {
             // An entry that is in use or gone already: not worth a word.
+            let _ = notifier.inval_entry(INodeNo(parent), path.name().as_ref());
+        }
+        recall(fs, notifier);
+    }
+}
+
+/// The kernel asks anew for what it would keep too long, once lifetimes became shorter.
+fn recall(fs: &FileSystem, notifier: &Notifier) {
+    for Recalled { ino, entry } in fs.recalled() {
+        if let Some(ino) = ino {
+            // Below 0: the attributes, and no pages.
+            let _ = notifier.inval_inode(INodeNo(ino), -1, 0);
+        }
+        if let Some((parent, path)) = entry {
             let _ = notifier.inval_entry(INodeNo(parent), path.name().as_ref());
         }
     }

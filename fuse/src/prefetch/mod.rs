@@ -22,6 +22,16 @@ pub const WINDOW_BYTES_MIN: u64 = 256 << 10;
 /// How far out of order the requests of one sequential reader may arrive.
 pub const REORDER_BYTES: u64 = 512 << 10;
 
+/// Reads elsewhere that an established run is forgiven before it is given up. A database reads an interior
+/// page now and then while it goes from leaf to leaf, and looks up rows of another table while it scans
+/// one: giving up at the first such read meant to fetch up to a quarter of a scan twice.
+const STRAYS_MAX: u32 = 16;
+
+/// The kernel sends requests this long only to a sequential reader. A few of those in a row, upwards and
+/// with small gaps, are a run too: what lies between came from its page cache, because another process
+/// reads the same file.
+const LONG_BYTES: u64 = 64 << 10;
+
 /// What to do about one read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Advice {
@@ -44,12 +54,16 @@ pub struct Window {
     run: u64,
     /// Everything of the run before this has been fetched or asked for.
     ahead: u64,
+    /// Reads since the last one of the run, which were elsewhere.
+    strays: u32,
+    /// The last of them, and those that it continues.
+    stray: Range<u64>,
 }
 
 impl Window {
     /// A window that grows to `max` bytes; with 0 it advises nothing.
     pub fn new(max: u64) -> Self {
-        Self { max, size: 0, next: 0, run: 0, ahead: 0 }
+        Self { max, size: 0, next: 0, run: 0, ahead: 0, strays: 0, stray: 0..0 }
     }
 
     /// Changes the largest window from the next read on.
@@ -65,21 +79,28 @@ impl Window {
 
     /// Takes note of a read of `len` bytes at `offset` of a file of `file_len` bytes.
     pub fn observe(&mut self, offset: u64, len: u64, file_len: u64) -> Advice {
+        let offset = offset.min(file_len);
         let end = offset.saturating_add(len).min(file_len);
-        // Only an established run is forgiven gaps: random reads are often near each other.
-        let slack = if self.size > 0 { REORDER_BYTES } else { 0 };
+        // Random reads are often near each other: gaps are forgiven to an established run, as far as was
+        // read ahead for it, and to requests that only a sequential reader causes.
+        let slack = match self.size {
+            0 if len >= LONG_BYTES && self.run > 0 => REORDER_BYTES,
+            0 => 0,
+            _ => REORDER_BYTES.max(self.ahead.saturating_sub(self.next)),
+        };
         if offset > self.next.saturating_add(slack) || end < self.next.saturating_sub(REORDER_BYTES) {
-            return self.restart(offset, end);
+            return self.elsewhere(offset, end, file_len);
         }
+        self.strays = 0;
         if end <= self.next {
             // Late, or a second look at what was just read.
             return Advice::default();
         }
         if self.size == 0 && offset < self.next && self.run > 0 {
             // Overlapping but not following: a random reader in a small place.
-            return self.restart(offset, end);
+            return self.restart(offset..end);
         }
-        self.run = self.run.saturating_add(end - self.next);
+        self.run = self.run.saturating_add(end - self.next.max(offset));
         self.next = end;
         Advice { seek: false, fetch: self.advance(file_len) }
     }
@@ -89,9 +110,26 @@ impl Window {
         self.ahead = self.ahead.min(from.max(self.next));
     }
 
-    fn restart(&mut self, offset: u64, end: u64) -> Advice {
+    /// A read that is not of the run: the run goes on after a few such, unless they become one.
+    fn elsewhere(&mut self, offset: u64, end: u64, file_len: u64) -> Advice {
+        if self.size == 0 {
+            return self.restart(offset..end);
+        }
+        let follows = self.strays > 0 && offset == self.stray.end;
+        self.stray = if follows { self.stray.start..end } else { offset..end };
+        self.strays += 1;
+        let run = self.stray.end.saturating_sub(self.stray.start);
+        if self.strays <= STRAYS_MAX && run <= START_BYTES {
+            return Advice::default();
+        }
+        let advice = self.restart(self.stray.clone());
+        Advice { fetch: self.advance(file_len), ..advice }
+    }
+
+    fn restart(&mut self, run: Range<u64>) -> Advice {
         let seek = self.size > 0;
-        *self = Self { max: self.max, size: 0, next: end, run: end.saturating_sub(offset), ahead: 0 };
+        let len = run.end.saturating_sub(run.start);
+        *self = Self { next: run.end, run: len, ..Self::new(self.max) };
         Advice { seek, fetch: None }
     }
 

@@ -20,12 +20,64 @@ fn doubles_to_its_maximum() {
     assert_eq!(steady.end - steady.start, 4 * MIB, "half the window at a time");
 }
 
+fn established(at: u64) -> Window {
+    let mut window = Window::new(8 * MIB);
+    let reads: Vec<_> = (0..4).map(|i| (at + i * 128 * KIB, 128 * KIB)).collect();
+    assert!(!fetches(&mut window, &reads, 1 << 30).is_empty());
+    window
+}
+
 #[test]
 fn a_seek_starts_over() {
+    let mut window = established(0);
+    let far = (0..).map(|i| 512 * MIB + i * 128 * KIB);
+    let advice: Vec<_> = far.take(4).map(|at| window.observe(at, 128 * KIB, 1 << 30)).collect();
+    let seeks: Vec<_> = advice.iter().map(|advice| advice.seek).collect();
+    assert_eq!(seeks, [false, false, true, false], "when there is a run elsewhere");
+    let first = advice[2].fetch.clone().expect("what follows the run, at once");
+    assert_eq!(first.start, 512 * MIB + 384 * KIB);
+}
+
+#[test]
+fn a_look_elsewhere_is_no_seek() {
+    let mut window = established(0);
+    let mut ahead = 0;
+    for i in 4..400 {
+        let (place, len) = if i % 3 == 0 { (700 * MIB + i * MIB / 7, 4 * KIB) } else { (0, 0) };
+        if len > 0 {
+            assert_eq!(window.observe(place, len, 1 << 30), Advice::default());
+        }
+        let advice = window.observe(i * 128 * KIB, 128 * KIB, 1 << 30);
+        assert!(!advice.seek);
+        if let Some(fetch) = advice.fetch {
+            assert!(ahead == 0 || fetch.start == ahead, "no gap and nothing twice");
+            ahead = fetch.end;
+        }
+    }
+    assert!(ahead > 50 * MIB);
+}
+
+#[test]
+fn many_looks_elsewhere_are_one() {
+    let mut window = established(0);
+    let mut random = (1..).map(|i: u64| i.wrapping_mul(7_919) % 500 * MIB + 100 * MIB);
+    let seeks = random.by_ref().take(40).filter(|&at| window.observe(at, 4 * KIB, 1 << 30).seek).count();
+    assert_eq!(seeks, 1);
+    assert_eq!(
+        fetches(&mut window, &random.take(40).map(|at| (at, 4 * KIB)).collect::<Vec<_>>(), 1 << 30),
+        []
+    );
+}
+
+/// Four readers in step share the kernel's page cache: each is asked for a part only.
+#[test]
+fn a_run_of_which_others_read_parts() {
     let mut window = Window::new(8 * MIB);
-    fetches(&mut window, &[(0, 300 * KIB), (300 * KIB, 100 * KIB)], 1 << 30);
-    assert!(window.observe(512 * MIB, 4 * KIB, 1 << 30).seek);
-    assert_eq!(window.observe(512 * MIB + 4 * KIB, 4 * KIB, 1 << 30), Advice::default());
+    let reads: Vec<_> = (0..200).map(|i| (i * 512 * KIB, 128 * KIB)).collect();
+    let got = fetches(&mut window, &reads, 1 << 30);
+    assert!(got.windows(2).all(|pair| pair[0].end <= pair[1].start), "nothing twice: {got:?}");
+    let bytes: u64 = got.iter().map(|range| range.end - range.start).sum();
+    assert!((98 * MIB..=108 * MIB).contains(&bytes), "{bytes}");
 }
 
 #[test]

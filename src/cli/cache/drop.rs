@@ -15,10 +15,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     springhouse cache drop /mnt/segments/12/old.sqlite\n  \
+    springhouse cache drop /mnt/segments/12       # with all below it\n  \
     springhouse cache drop /mnt/segments          # all that is in memory\n  \
     springhouse cache drop --disk /mnt/segments   # and in the cache directory, of all its users")]
 pub(super) struct Args {
-    /// Files; or a mount point, for all
+    /// Files, and directories with all below them; or a mount point, for all
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Of a whole mount: give up what lies in its cache directory too

@@ -9,17 +9,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus::{IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::Registry;
 use springhouse_fuse::{fs::FileSystem, store::OpenedStore};
 use tokio::{net::TcpListener, runtime::Handle};
 
 pub(super) use self::{
+    figures::Gauges,
     socket::{ControlSocket, OwnersOnly},
     tune::Tuner,
 };
 use super::MountStats;
 
 mod admin;
+mod figures;
 mod socket;
 mod tune;
 
@@ -36,46 +38,6 @@ pub(super) struct Status {
     pub(super) tuner: Tuner,
     /// Runs what the kernel asks.
     pub(super) io: Handle,
-}
-
-/// Which size a gauge shows.
-type SizeOf = fn(&MountStats) -> u64;
-
-/// Sizes, set when somebody asks; and what was said at the control socket.
-#[derive(Debug)]
-pub(super) struct Gauges {
-    all: Vec<(IntGauge, SizeOf)>,
-    /// Hints about databases that are open.
-    hints: IntCounter,
-}
-
-impl Gauges {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        type Size = (&'static str, &'static str, SizeOf);
-        let sizes: [Size; 9] = [
-            ("springhouse_mount_inodes", "Inodes that the kernel holds", |s| s.fs.inodes as u64),
-            ("springhouse_mount_open_files", "Open file handles", |s| s.fs.open_files as u64),
-            ("springhouse_cache_bytes", "Bytes of cached blocks", |s| s.fs.cache.cached_bytes),
-            ("springhouse_cache_bytes_max", "Bound of the block cache", |s| s.fs.cache.cache_bytes_max),
-            ("springhouse_readahead_bytes", "Bytes of readahead buffers", |s| s.fs.cache.readahead_bytes),
-            ("springhouse_pinned_bytes", "Bytes of pinned pages", |s| s.fs.cache.pinned_bytes),
-            ("springhouse_mount_memory_bytes", "Memory of the daemon", |s| s.memory_resident_bytes),
-            ("springhouse_mount_memory_bytes_max", "Its bound", |s| s.memory_bytes_max),
-            ("springhouse_cache_in_flight", "Store reads of the cache under way", |s| s.fs.cache.in_flight),
-        ];
-        let mut all = Vec::with_capacity(sizes.len());
-        for (name, help, size) in sizes {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            all.push((gauge, size));
-        }
-        let hints = IntCounter::new(
-            "springhouse_mount_hints_total",
-            "Hints of what queries are about to read that were of use",
-        )?;
-        registry.register(Box::new(hints.clone()))?;
-        Ok(Self { all, hints })
-    }
 }
 
 /// What the kernel counts as this process' memory.
@@ -132,11 +94,7 @@ async fn livez(State(status): State<Arc<Status>>) -> Response {
 }
 
 async fn metrics(State(status): State<Arc<Status>>) -> Response {
-    let stats = status.stats();
-    for (gauge, size) in &status.gauges.all {
-        gauge.set(i64::try_from(size(&stats)).unwrap_or(i64::MAX));
-    }
-    match TextEncoder::new().encode_to_string(&status.registry.gather()) {
+    match figures::text(&status) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use self::walk::{Found, Missed, walk};
+use self::walk::files;
 use super::{FileSystem, NodeKey, key_of};
 use crate::{
     cache::{Advice, Dropped, FileUse, KeptFile, Resize, Source},
@@ -17,9 +15,6 @@ mod walk;
 mod warm;
 
 pub use self::warm::{WarmFailure, WarmProgress};
-
-/// Files that may be known and not yet begun.
-const FOUND_AHEAD: usize = 1024;
 
 impl FileSystem {
     /// Somebody is about to read these trees (root pages) of the database at `path`; `false` if that
@@ -34,28 +29,19 @@ impl FileSystem {
     /// Keeps the files at and below `paths` in memory until they are unpinned; gives those that are kept
     /// now, and the first that could not be.
     pub async fn pin(&self, paths: Vec<StorePath>) -> (Vec<KeptFile>, Result<()>) {
-        let (send, mut found) = mpsc::channel::<std::result::Result<Found, Missed>>(FOUND_AHEAD);
-        let keeping = async {
-            let mut kept = Vec::new();
-            // Dropping `found` ends the walk.
-            while let Some(next) = found.recv().await {
-                let path = match next {
-                    Ok(found) => found.path,
-                    Err((_, error)) => return (kept, Err(error)),
-                };
-                match self.keep(&path).await {
-                    Ok(bytes) => kept.push(KeptFile { path: path.to_string(), bytes }),
-                    Err(error) => return (kept, Err(error)),
-                }
-            }
-            (kept, Ok(()))
-        };
-        let walking = walk(&*self.store.0, paths, send);
-        tokio::pin!(keeping, walking);
-        tokio::select! {
-            kept = &mut keeping => kept,
-            () = &mut walking => keeping.await,
+        let mut kept = Vec::new();
+        let outcome = self.pin_into(&mut kept, paths).await;
+        (kept, outcome)
+    }
+
+    async fn pin_into(&self, kept: &mut Vec<KeptFile>, paths: Vec<StorePath>) -> Result<()> {
+        let mut found = files(self.store.0.clone(), paths);
+        while let Some(next) = found.recv().await {
+            let path = next.map_err(|(_, error)| error)?.path;
+            let bytes = self.keep(&path).await?;
+            kept.push(KeptFile { path: path.to_string(), bytes });
         }
+        Ok(())
     }
 
     async fn keep(&self, path: &StorePath) -> Result<u64> {
@@ -74,15 +60,21 @@ impl FileSystem {
         self.cache.kept()
     }
 
-    /// Gives up what the cache has of the files at `paths`, in memory and on disk; of the root, all that
-    /// is in memory, and with `disk` all that is on disk. What is pinned stays.
+    /// Gives up what the cache has of the files at and below `paths`, in memory and on disk; of the root,
+    /// all that is in memory, and with `disk` all that is on disk. Files that were pinned stay.
     pub async fn drop_cached(&self, paths: &[StorePath], disk: bool) -> Result<Dropped> {
+        if paths.iter().any(StorePath::is_root) {
+            return Ok(self.cache.drop_all(disk).await);
+        }
         let mut sum = Dropped::default();
-        for path in paths {
-            let dropped = if path.is_root() {
-                self.cache.drop_all(disk).await
-            } else {
-                self.cache.drop_file(&self.source_of(path).await?).await
+        let mut found = files(self.store.0.clone(), paths.to_vec());
+        while let Some(next) = found.recv().await {
+            let path = next.map_err(|(_, error)| error)?.path;
+            let dropped = match self.source_of(&path).await {
+                Ok(source) => self.cache.drop_file(&source).await,
+                // Deleted since it was found.
+                Err(error) if error.kind() == ErrorKind::NotFound => Dropped::default(),
+                Err(error) => return Err(error),
             };
             sum.ram_bytes += dropped.ram_bytes;
             sum.pinned_bytes += dropped.pinned_bytes;

@@ -1,5 +1,7 @@
 //! All files below some paths, in bounded memory.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
@@ -10,6 +12,9 @@ use crate::{
 
 /// Directories that may wait to be listed: some tens of megabytes of paths.
 const WAITING_MAX: usize = 100_000;
+
+/// Files that may be known and not yet begun.
+const FOUND_AHEAD: usize = 1024;
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +28,17 @@ pub(super) struct Found {
 /// What could not be looked at, and why.
 pub(super) type Missed = (StorePath, Error);
 
+/// The files at and below `paths`, found by a task of the runtime while the caller works on them. It ends
+/// with the first thing that it finds after nobody listens any more.
+pub(super) fn files(store: Arc<dyn Store>, paths: Vec<StorePath>) -> mpsc::Receiver<Result<Found, Missed>> {
+    let (send, found) = mpsc::channel(FOUND_AHEAD);
+    tokio::spawn(async move { walk(&*store, paths, send).await });
+    found
+}
+
 /// Tells `found` of the files at and below `paths`, depth first, so that few directories wait. What
 /// cannot be listed is told as well, and the others still come. Ends when nobody listens any more.
-pub(super) async fn walk(
-    store: &dyn Store,
-    paths: Vec<StorePath>,
-    found: mpsc::Sender<Result<Found, Missed>>,
-) {
+async fn walk(store: &dyn Store, paths: Vec<StorePath>, found: mpsc::Sender<Result<Found, Missed>>) {
     for path in paths {
         let told = match store.stat(&path).await {
             Ok(metadata) if metadata.is_dir() => below(store, path, &found).await,

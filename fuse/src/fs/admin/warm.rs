@@ -19,8 +19,7 @@ use tokio::{
 
 use super::{
     super::{EXTENT_BYTES, FileSystem},
-    FOUND_AHEAD,
-    walk::{Found, Missed, walk},
+    walk::{Found, Missed, files},
 };
 use crate::{
     cache::{Purpose, Source},
@@ -107,9 +106,9 @@ impl FileSystem {
     ) {
         let parallelism = parallelism.max(1);
         let progress: Arc<Progress> = Arc::default();
-        let (send, found) = mpsc::channel(FOUND_AHEAD);
+        let found = files(self.store.0.clone(), paths);
         let (opening, reading) = ((self.clone(), progress.clone()), (self.clone(), progress.clone()));
-        let pieces = stream::unfold(found, |mut found| async { Some((found.recv().await?, found)) })
+        let work = stream::unfold(found, |mut found| async { Some((found.recv().await?, found)) })
             .map(move |found| {
                 let (fs, progress) = opening.clone();
                 async move { fs.job(found, &progress).await }
@@ -120,7 +119,6 @@ impl FileSystem {
                 let (fs, progress) = reading.clone();
                 async move { fs.warm_piece(job, range, &progress).await }
             });
-        let work = async { tokio::join!(walk(&*self.store.0, paths, send), pieces) };
         tokio::pin!(work);
         let mut ticks = interval(TELL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -175,6 +175,8 @@ struct Core {
     failed: Option<Error>,
     /// Whether the store has what was written, and its metadata is known.
     clean: bool,
+    /// Whether it was to be cut to nothing, and had nothing: so nothing of it is to be kept.
+    empty: bool,
 }
 
 /// See the module.
@@ -212,7 +214,7 @@ impl Stream {
             step,
             budget,
             options,
-            core: Mutex::new(Core { pipe, failed: None, clean }),
+            core: Mutex::new(Core { pipe, failed: None, clean, empty: false }),
             gathered: Arc::default(),
             clean: AtomicBool::new(clean),
             end: watch::Sender::new(len),
@@ -269,10 +271,15 @@ impl Stream {
             if now.generation != known.generation {
                 return Err(changed(&path));
             }
-            let (writer, end) = file.store.0.append(&path).await?;
-            if end != self.end() {
-                return Err(changed(&path));
-            }
+            let writer = match file.store.0.append(&path).await {
+                Ok((writer, end)) if end == self.end() => writer,
+                Ok(_) => return Err(changed(&path)),
+                // HDFS shows a length of 0 also where a writer that died left less than an HDFS block:
+                // to make the file anew takes it over.
+                Err(error) if error.kind() == ErrorKind::Busy && core.empty => self.anew(file).await?,
+                Err(error) => return Err(error),
+            };
+            core.empty = false;
             core.pipe = Some(Pipe::start(writer, self.step, &self.runtime));
         }
         core.clean = false;
@@ -332,18 +339,22 @@ impl Stream {
         Ok(file.metadata())
     }
 
+    /// Replaces the file by an empty one.
+    async fn anew(&self, file: &Shared) -> Result<Box<dyn Writer>> {
+        let options = CreateOptions { overwrite: true, mode: Some(file.metadata().mode), ..self.options };
+        file.store.0.create(&file.path(), options).await
+    }
+
     async fn truncate_now(&self, file: &Shared, core: &mut Core, len: u64) -> Result<()> {
         if len == self.end() {
+            core.empty = len == 0 && core.pipe.is_none();
             return Ok(());
         }
         let path = file.path();
         self.finish_now(file, core).await?;
         match file.store.0.truncate(&path, len).await {
             Err(error) if error.kind() == ErrorKind::Unsupported && len == 0 => {
-                let mode = Some(file.metadata().mode);
-                let options = CreateOptions { overwrite: true, mode, ..self.options };
-                let writer = file.store.0.create(&path, options).await?;
-                core.pipe = Some(Pipe::start(writer, self.step, &self.runtime));
+                core.pipe = Some(Pipe::start(self.anew(file).await?, self.step, &self.runtime));
             }
             outcome => outcome?,
         }
@@ -351,6 +362,10 @@ impl Stream {
         self.clean.store(false, SeqCst);
         file.written(len);
         self.end.send_replace(len);
+        if core.pipe.is_none() {
+            // The cut made a generation, from which the next write goes on.
+            self.finish_now(file, core).await?;
+        }
         Ok(())
     }
 
