@@ -1,7 +1,7 @@
 //! Segment stores, block cache and the FUSE file system of Springhouse.
 //!
 //! Imports go one way: `kernel` → `fs` → `cache`, `sqlite` → `disk`, `prefetch`, `mrc`, `memory`,
-//! `store` → `error`. Nothing below `kernel` knows a kernel type, nothing outside `store/hdfs/` knows
+//! `staging` → `store` → `error`. Nothing below `kernel` knows a kernel type, nothing outside `store/hdfs/` knows
 //! `hdfs-native`, and nothing in this crate knows the gateway.
 
 pub mod cache;
@@ -14,4 +14,5 @@ pub mod mount;
 pub mod mrc;
 pub mod prefetch;
 pub mod sqlite;
+pub mod staging;
 pub mod store;

@@ -93,6 +93,7 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
 
     let fs = FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?;
     let fs = Arc::new(fs.with_users(Arc::new(store.clone())));
+    recover(&fs, io, settings.fs.deadline).await;
     let options = MountOptions {
         dir: dir.clone(),
         source: settings.store.to_string(),
@@ -153,6 +154,28 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     let outcome = take_down(&dir, mount_id, &mut mounted).await;
     finish_writes(&fs, io).await;
     outcome
+}
+
+/// What an earlier daemon left staged is sent, before anybody can look at it; what takes longer is sent
+/// while the mount serves.
+async fn recover(fs: &Arc<FileSystem>, io: &Runtime, limit: Duration) {
+    let fs = fs.clone();
+    let recovery = io.spawn(async move {
+        match fs.recover().await {
+            Ok(done) if done.sent + done.waiting > 0 => {
+                tracing::info!(
+                    sent = done.sent,
+                    waiting = done.waiting,
+                    "left-overs of the staging directory"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "the staging directory cannot be read; nothing in it was touched")
+            }
+        }
+    });
+    let _ = tokio::time::timeout(limit, recovery).await;
 }
 
 /// Files that are open for writing get to the store as far as they were written.

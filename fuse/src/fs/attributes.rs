@@ -49,10 +49,21 @@ impl FileSystem {
         if set.len.is_some() && key.generation.is_none() {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
         }
+        let live = self.inodes.lock().live(ino).cloned();
+        // Steps with deadlines of their own: what was written may take longer than one on its way.
+        if let (Some(len), Some(live)) = (set.len, &live) {
+            self.set_live_len(ino, live, len).await?;
+            self.stats.forget(&key.path);
+        }
+        // The end of a write would set the times again.
+        if let Some(live) = &live
+            && (set.atime.is_some() || set.mtime.is_some())
+        {
+            live.finish().await?;
+        }
         self.within(&key.path, async {
-            let live = self.inodes.lock().live(ino).cloned();
-            if let Some(len) = set.len {
-                self.set_len(caller, ino, &key, live.as_ref(), len).await?;
+            if let (Some(len), None) = (set.len, &live) {
+                self.set_len(caller, ino, &key, len).await?;
             }
             let others = SetAttr { len: None, ..set };
             if others != SetAttr::default() {
@@ -64,34 +75,27 @@ impl FileSystem {
         self.getattr(caller, ino).await
     }
 
-    async fn set_len(
-        &self,
-        caller: Caller,
-        ino: u64,
-        key: &NodeKey,
-        live: Option<&Arc<Live>>,
-        len: u64,
-    ) -> Result<()> {
-        match live {
-            Some(live) => {
-                live.truncate(len).await?;
-                // Without a writer nobody else would finish it.
-                if live.writers() == 0 {
-                    let metadata = live.finish().await?;
-                    let mut inodes = self.inodes.lock();
-                    if live.writers() == 0 {
-                        inodes.settle(ino, Some(metadata.generation));
-                    }
-                }
+    async fn set_live_len(&self, ino: u64, live: &Arc<Live>, len: u64) -> Result<()> {
+        live.truncate(len).await?;
+        // Without a writer nobody else would finish it.
+        if live.writers() == 0 && !live.shared.is_gone() {
+            let metadata = live.finish().await?;
+            let mut inodes = self.inodes.lock();
+            if live.writers() == 0 {
+                inodes.settle(ino, Some(metadata.generation));
+                drop(inodes);
+                live.sink.let_go();
             }
-            None => {
-                let found = self.stat(caller, &key.path).await?.found;
-                if found.is_none_or(|found| Some(found.generation) != key.generation || found.len != len) {
-                    // Under a number of its own, as every change of a file's bytes.
-                    self.expect_writer(caller, ino, key).await?;
-                    return Err(stale(&key.path));
-                }
-            }
+        }
+        Ok(())
+    }
+
+    async fn set_len(&self, caller: Caller, ino: u64, key: &NodeKey, len: u64) -> Result<()> {
+        let found = self.stat(caller, &key.path).await?.found;
+        if found.is_none_or(|found| Some(found.generation) != key.generation || found.len != len) {
+            // Under a number of its own, as every change of a file's bytes.
+            self.expect_writer(caller, ino, key).await?;
+            return Err(stale(&key.path));
         }
         self.stats.forget(&key.path);
         Ok(())
@@ -106,12 +110,10 @@ impl FileSystem {
         set: SetAttr,
     ) -> Result<()> {
         let store = self.store_of(caller).await?;
-        // The end of a write would set the times again.
-        if let Some(live) = live
-            && (set.atime.is_some() || set.mtime.is_some())
-        {
-            live.finish().await?;
-        }
+        let _still = match live {
+            Some(live) => live.sink.hold().await,
+            None => None,
+        };
         let path = live.map_or_else(|| key.path.clone(), |live| live.shared.path());
         let before = store.stat(&path).await?;
         let changes = self.changes(&before, set).await?;
@@ -125,6 +127,12 @@ impl FileSystem {
             return Ok(());
         }
         let after = Arc::new(store.stat(&path).await?);
+        if let Some(live) = live
+            && live.sink.rebase(&live.shared, before.generation, after.generation).await
+        {
+            live.shared.change(&after);
+            return Ok(());
+        }
         self.renew_after(ino, live, &before, &after, &changes);
         Ok(())
     }

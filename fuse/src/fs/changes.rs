@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{Attr, Caller, FileSystem, Looked, key_of};
+use super::{Attr, Caller, FileSystem, Looked, key_of, live::Live};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{Metadata, Store, StorePath},
@@ -68,6 +68,7 @@ impl FileSystem {
                 (false, true) => return Err(error(ErrorKind::IsADirectory, &path, "is a directory")),
                 _ => {}
             }
+            let _still = self.hold_live(&path, None).await;
             let removed = match store.delete(&path, false).await {
                 // Nobody knows: ask, never repeat.
                 Err(error) if error.kind() == ErrorKind::TimedOut && is_gone(&*store, &path).await => Ok(()),
@@ -103,6 +104,7 @@ impl FileSystem {
         self.within(&from, async {
             let store = self.store_of(caller).await?;
             let before = store.stat(&from).await?;
+            let _still = self.hold_live(&from, Some(&to)).await;
             let renamed = match store.rename(&from, &to, mode == RenameMode::Replace).await {
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     if moved(&*store, &from, &to, &before).await { Ok(()) } else { Err(error) }
@@ -124,6 +126,9 @@ impl FileSystem {
             for live in replaced {
                 live.gone("replaced");
             }
+            for live in self.live_among(&files) {
+                live.sink.moved(&live.shared).await;
+            }
             for &ino in &files {
                 // Readers that would be opened again by the old path.
                 self.files.retire(ino);
@@ -142,17 +147,43 @@ impl FileSystem {
         if now.generation == before.generation || (now.len, now.mtime) != (before.len, before.mtime) {
             return;
         }
-        let mut inodes = self.inodes.lock();
-        for ino in inos {
-            if inodes.get(ino).is_some_and(|key| key.generation == Some(before.generation)) {
-                inodes.renew(ino, now.generation);
+        let lives = self.live_among(&inos);
+        {
+            let mut inodes = self.inodes.lock();
+            for ino in inos {
+                if inodes.get(ino).is_some_and(|key| key.generation == Some(before.generation)) {
+                    inodes.renew(ino, now.generation);
+                }
             }
-            if let Some(live) = inodes.live(ino)
-                && live.shared.metadata().generation == before.generation
-            {
+        }
+        for live in lives {
+            let knows_better = live.sink.rebase(&live.shared, before.generation, now.generation).await;
+            if !knows_better && live.shared.metadata().generation == before.generation {
                 live.shared.show(Arc::new(now.clone()));
             }
         }
+    }
+
+    fn live_among(&self, inos: &[u64]) -> Vec<Arc<Live>> {
+        let inodes = self.inodes.lock();
+        inos.iter().filter_map(|ino| inodes.live(*ino).cloned()).collect()
+    }
+
+    /// Lets what is being written at or below `path`, and at `to`, not take its place in the store now.
+    async fn hold_live(&self, path: &StorePath, to: Option<&StorePath>) -> Vec<Option<OwnedMutexGuard<()>>> {
+        let mut live = self.inodes.lock().all_live();
+        let below = format!("{path}/");
+        live.retain(|(_, live)| {
+            let at = live.shared.path();
+            *at == *path || at.as_str().starts_with(&below) || to.is_some_and(|to| *at == *to)
+        });
+        // In one order, so that two renames do not wait for each other.
+        live.sort_by_key(|(ino, _)| *ino);
+        let mut held = Vec::with_capacity(live.len());
+        for (_, live) in live {
+            held.push(live.sink.hold().await);
+        }
+        held
     }
 }
 

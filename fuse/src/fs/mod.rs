@@ -29,6 +29,7 @@ pub use self::{
     listing::DirEntry,
     owners::NOBODY,
     recall::Recalled,
+    recovery::Recovered,
     settings::{DiskSettings, FsSettings, Identity, Tuning, WriteMode, WriteSettings},
     timings::{FsOperation, Timings},
     usage::Space,
@@ -40,7 +41,7 @@ use self::{
     dirs::Dirs,
     files::Files,
     inodes::InodeTable,
-    live::budget::Budget,
+    live::{budget::Budget, staged::Staging},
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},
@@ -67,8 +68,11 @@ mod live;
 mod opening;
 mod owners;
 mod recall;
+mod recovery;
 mod settings;
 mod speculation;
+#[cfg(test)]
+mod staged_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -123,6 +127,15 @@ pub struct FsSnapshot {
     pub files_written: usize,
     /// Bytes that were written and are on their way to the store.
     pub bytes_on_their_way: u64,
+    /// Files of which a copy lies in the staging area.
+    #[serde(default)]
+    pub files_staged: u64,
+    /// Room that they take there, in bytes.
+    #[serde(default)]
+    pub bytes_staged: u64,
+    /// Those of them whose bytes the store has not.
+    #[serde(default)]
+    pub files_not_sent: u64,
     /// Operations that ended at the deadline.
     pub deadlines_passed: u64,
     /// The block cache.
@@ -149,6 +162,8 @@ pub struct FileSystem {
     division: Division,
     usage: usage::Known,
     write_budget: Budget,
+    /// Where files are written that are not written in a stream.
+    staging: Option<Staging>,
     timings: Timings,
     deadlines_passed: prometheus::IntCounter,
     runtime: Handle,
@@ -202,6 +217,12 @@ impl FileSystem {
             "File system operations that ended at the deadline",
         )
         .map_err(|e| Error::new(ErrorKind::Other, format!("mount metrics: {e}")))?;
+        let write_budget = Budget::new(division.dirty_bytes);
+        let staging = settings.writes.staging()?.map(|area| Staging {
+            area,
+            budget: write_budget.clone(),
+            step: settings.deadline,
+        });
         Ok(Self {
             store: StoreBox(store),
             tuning: RwLock::new(Tuning::from(&settings)),
@@ -217,7 +238,8 @@ impl FileSystem {
             speculation: Speculation::new(runtime.clone()),
             division,
             usage: usage::Known::default(),
-            write_budget: Budget::new(division.dirty_bytes),
+            write_budget,
+            staging,
             timings: Timings::new()?,
             deadlines_passed,
             settings,
@@ -403,16 +425,21 @@ impl FileSystem {
     /// The figures now.
     pub fn snapshot(&self) -> FsSnapshot {
         let (open_files, idle_readers) = self.files.counts();
-        let (inodes, files_written) = {
+        let (inodes, live) = {
             let inodes = self.inodes.lock();
-            (inodes.count(), inodes.all_live().len())
+            (inodes.count(), inodes.all_live())
         };
+        let not_sent = live.iter().filter(|(_, live)| live.sink.keeps() && !live.shared.is_gone()).count();
+        let area = self.staging.as_ref().map(|staging| &staging.area);
         FsSnapshot {
             inodes,
             open_files,
             idle_readers,
             open_directories: self.dirs.count(),
-            files_written,
+            files_written: live.len(),
+            files_staged: area.map_or(0, |area| area.pieces()),
+            bytes_staged: area.map_or(0, |area| area.room().bytes()),
+            files_not_sent: not_sent as u64,
             bytes_on_their_way: self.write_budget.figures().1,
             deadlines_passed: self.deadlines_passed.get(),
             cache: self.cache.snapshot(),

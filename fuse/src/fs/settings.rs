@@ -1,6 +1,11 @@
 //! How a file system behaves: what it is made with, and what may change while it runs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    staging::Area,
+};
 
 use crate::memory;
 
@@ -78,6 +83,20 @@ pub struct WriteSettings {
     pub replication: Option<u32>,
     /// HDFS block size of a new file in bytes; `None`: the store's default.
     pub block_size: Option<u64>,
+}
+
+impl WriteSettings {
+    /// The staging area, opened for this process, where files are written by way of one.
+    pub(super) fn staging(&self) -> Result<Option<Arc<Area>>> {
+        if self.mode != WriteMode::Staged || self.read_only {
+            return Ok(None);
+        }
+        let Some(dir) = &self.staging_dir else {
+            let message = "write mode staged needs a directory on a local disk: --staging-dir";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        };
+        Area::open(dir, self.staging_bytes_max).map(Some)
+    }
 }
 
 impl Default for WriteSettings {

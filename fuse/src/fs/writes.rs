@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Attr, Caller, FileSystem, Looked, NodeKey, WriteMode, key_of,
-    live::{At, Live, Sink, stream},
+    Attr, Caller, FileSystem, Looked, NodeKey, key_of,
+    live::{At, Live, Sink, staged::Staged, stream},
     no_handle, stale,
 };
 use crate::{
@@ -44,6 +44,14 @@ pub struct Opened {
     pub writes: bool,
 }
 
+/// How a file came to be that is written now.
+enum Made {
+    /// Anew, by whom it is written, with what was begun to be written.
+    Now(Option<Box<dyn Writer>>),
+    /// It was there.
+    Before,
+}
+
 /// A file that was made and opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Created {
@@ -70,12 +78,12 @@ impl FileSystem {
         self.within(&path, async {
             let store = self.store_of(caller).await?;
             let ino = match self.make_file(caller, &store, &path, mode, wanted).await {
-                Ok((metadata, writer)) => self.begin_live(&path, store, metadata, writer),
+                Ok((metadata, writer)) => self.begin_live(caller, &path, store, metadata, Made::Now(writer)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && !wanted.exclusive => {
                     let there = self.inodes.lock().live_at(&path).map(|(ino, _)| ino);
                     match there {
                         Some(ino) => ino,
-                        None => self.begin_existing(store, &path).await?,
+                        None => self.begin_existing(caller, store, &path).await?,
                     }
                 }
                 Err(error) => return Err(error),
@@ -136,9 +144,10 @@ impl FileSystem {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("handle {fh} is for reading")));
         };
         let at = match (appends, soon) {
-            (true, _) => At::End,
-            (false, true) => At::Soon(offset),
-            (false, false) => At::Offset(offset),
+            // Where the kernel caches pages it knows the end, and a page written back is none of an append.
+            (true, _) if self.staging.is_none() => At::End,
+            (_, true) => At::Soon(offset),
+            (_, false) => At::Offset(offset),
         };
         // Each step of it has a deadline of its own; who waits for his turn may wait for several.
         live.write(at, data).await
@@ -216,7 +225,7 @@ impl FileSystem {
     }
 
     /// How a new file is made.
-    fn create_options(&self, mode: u32, overwrite: bool) -> CreateOptions {
+    pub(super) fn create_options(&self, mode: u32, overwrite: bool) -> CreateOptions {
         let writes = &self.settings.writes;
         CreateOptions {
             overwrite,
@@ -235,12 +244,14 @@ impl FileSystem {
         mode: u32,
         wanted: OpenFor,
     ) -> Result<(Arc<Metadata>, Option<Box<dyn Writer>>)> {
-        let options = self.create_options(mode, wanted.truncate && !wanted.exclusive);
+        // A staged file is replaced when it is finished.
+        let overwrite = wanted.truncate && !wanted.exclusive && self.staging.is_none();
+        let options = self.create_options(mode, overwrite);
         let made = store.create(path, options).await;
         self.stats.forget(path);
         self.forget_parent(path);
         let mut writer = Some(made?);
-        if self.settings.writes.mode == WriteMode::Staged
+        if self.staging.is_some()
             && let Some(writer) = writer.take()
         {
             writer.close().await?;
@@ -260,8 +271,11 @@ impl FileSystem {
         store.set_attributes(path, &AttributeChanges { owner, group, ..Default::default() }).await
     }
 
-    fn sink(&self, metadata: &Metadata, writer: Option<Box<dyn Writer>>) -> Box<dyn Sink> {
+    fn sink(&self, caller: Caller, metadata: &Metadata, writer: Option<Box<dyn Writer>>) -> Box<dyn Sink> {
         let options = self.create_options(metadata.mode, false);
+        if let Some(staging) = &self.staging {
+            return Box::new(Staged::new(staging.clone(), options, caller));
+        }
         let (budget, runtime) = (self.write_budget.clone(), self.runtime.clone());
         let step = self.settings.deadline;
         Box::new(stream::Stream::new(writer, metadata.len, options, budget, step, runtime))
@@ -270,13 +284,17 @@ impl FileSystem {
     /// A live node for a file that was just made, or that exists.
     fn begin_live(
         &self,
+        caller: Caller,
         path: &Arc<StorePath>,
         store: Arc<dyn Store>,
         metadata: Arc<Metadata>,
-        writer: Option<Box<dyn Writer>>,
+        made: Made,
     ) -> u64 {
-        let made = writer.is_some();
-        let sink = self.sink(&metadata, writer);
+        let (made, writer) = match made {
+            Made::Now(writer) => (true, writer),
+            Made::Before => (false, None),
+        };
+        let sink = self.sink(caller, &metadata, writer);
         let key = key_of(path.clone(), &metadata);
         let live = Arc::new(Live::new(path.clone(), store, metadata, sink));
         let mut inodes = self.inodes.lock();
@@ -290,12 +308,17 @@ impl FileSystem {
         ino
     }
 
-    async fn begin_existing(&self, store: Arc<dyn Store>, path: &Arc<StorePath>) -> Result<u64> {
+    async fn begin_existing(
+        &self,
+        caller: Caller,
+        store: Arc<dyn Store>,
+        path: &Arc<StorePath>,
+    ) -> Result<u64> {
         let metadata = store.stat(path).await?;
         if metadata.kind == FileKind::Directory {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{path} is a directory")));
         }
-        Ok(self.begin_live(path, store, Arc::new(metadata), None))
+        Ok(self.begin_live(caller, path, store, Arc::new(metadata), Made::Before))
     }
 
     /// Makes a live node for who will come again to write.
@@ -308,7 +331,7 @@ impl FileSystem {
             return Ok(());
         }
         let store = self.store_of(caller).await?;
-        match self.begin_existing(store, &key.path).await {
+        match self.begin_existing(caller, store, &key.path).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             outcome => outcome.map(drop),
         }
@@ -325,7 +348,7 @@ impl FileSystem {
     fn open_writer(&self, ino: u64, live: Arc<Live>, wanted: OpenFor) -> Opened {
         let stream = Stream::new(self.tuning().readahead_bytes_max);
         let fh = self.files.open_live(ino, live, true, wanted.append, stream);
-        let direct = self.settings.writes.mode == WriteMode::Stream;
+        let direct = self.staging.is_none();
         Opened { fh, keep_pages: false, direct, writes: true }
     }
 
@@ -344,7 +367,16 @@ impl FileSystem {
             return;
         }
         match finished {
-            Ok(metadata) => inodes.settle(ino, Some(metadata.generation)),
+            Ok(metadata) => {
+                inodes.settle(ino, Some(metadata.generation));
+                drop(inodes);
+                live.sink.let_go();
+            }
+            // Tried again from time to time; until then it is what is read here.
+            Err(Some(error)) if live.sink.keeps() && !live.shared.is_gone() => {
+                drop(inodes);
+                tracing::warn!(%path, %error, "a file is not in the store yet: it stays staged, to be sent later");
+            }
             Err(error) => {
                 inodes.settle(ino, None);
                 drop(inodes);
@@ -364,8 +396,16 @@ impl FileSystem {
                 let generation = live.shared.metadata().generation;
                 let mut inodes = self.inodes.lock();
                 if live.writers() == 0 {
-                    inodes.settle(ino, Some(generation));
+                    inodes.settle(ino, (!live.shared.is_gone()).then_some(generation));
+                    drop(inodes);
+                    live.sink.let_go();
                 }
+            } else if live.writers() == 0 && live.sink.is_due() && !live.shared.is_gone() {
+                self.runtime.spawn(async move {
+                    if let Err(error) = live.finish().await {
+                        tracing::debug!(path = %live.shared.path(), %error, "still staged");
+                    }
+                });
             }
         }
     }
@@ -382,12 +422,18 @@ impl FileSystem {
         else {
             return Ok(None);
         };
-        if self.by_caller() || live.writers() == 0 {
+        // Somebody else's file took its place.
+        if live.shared.is_gone() {
+            self.inodes.lock().detach(path);
+            return Ok(None);
+        }
+        let settled = || live.writers() == 0 && !live.sink.keeps();
+        if self.by_caller() || settled() {
             let stat = self.stat(caller, path).await?;
             let same = |found: &Arc<Metadata>| found.generation == live.shared.metadata().generation;
-            if live.writers() == 0 && !stat.found.as_ref().is_some_and(same) {
+            if settled() && !stat.found.as_ref().is_some_and(same) {
                 let mut inodes = self.inodes.lock();
-                if live.writers() == 0 {
+                if settled() {
                     live.gone("replaced");
                     inodes.settle(ino, None);
                 }

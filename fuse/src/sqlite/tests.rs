@@ -214,7 +214,7 @@ fn single_lookups_fetch_no_leaves() {
     let rows: Vec<i64> = (0..200).map(|i| index.rows[i * 190]).collect();
     let mut reader = Reader::new(&fixture.file, true);
     scan(&mut reader, &index, &table, &rows);
-    assert_eq!(reader.ahead, []);
+    assert!(reader.ahead.is_empty());
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn leaves_that_follow_each_other_are_left_to_readahead() {
     for leaf in &table.leaves[..300] {
         reader.read(*leaf);
     }
-    assert_eq!(reader.ahead, []);
+    assert!(reader.ahead.is_empty());
 }
 
 #[test]

@@ -16,16 +16,17 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 
 use super::{FileSystem, files::OpenFile};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Metadata, Store, StorePath},
+    store::{Generation, Metadata, Store, StorePath},
 };
 
 pub(super) mod budget;
 mod pipe;
+pub(super) mod staged;
 pub(super) mod stream;
 
 /// Where a write goes.
@@ -65,6 +66,37 @@ pub(super) trait Sink: Send + Sync + std::fmt::Debug {
 
     /// Whether nothing was written that the store does not have.
     fn is_clean(&self) -> bool;
+
+    /// Whether it has bytes that the store has not, and goes on having them when finishing fails.
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// Whether it [keeps](Sink::keeps) bytes and finishing is worth another try now.
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    /// As long as this is held the path means the same to the sink: for who renames or deletes it, or
+    /// changes attributes in the store.
+    async fn hold(&self) -> Option<OwnedMutexGuard<()>> {
+        None
+    }
+
+    /// The file has another path, which `file` tells. Held meanwhile.
+    async fn moved(&self, _file: &Shared) {}
+
+    /// This mount changed the file in the store without changing its bytes, from generation `before` to
+    /// `after`. Whether the sink knows its bytes better than the store. Held meanwhile.
+    async fn rebase(&self, _file: &Shared, _before: Generation, _after: Generation) -> bool {
+        false
+    }
+
+    /// The file was deleted or replaced on this mount.
+    fn abandon(&self) {}
+
+    /// Nobody writes any more, and the store has what was written: nothing local is needed.
+    fn let_go(&self) {}
 }
 
 /// What is known of a live file at any moment.
@@ -143,6 +175,11 @@ impl Shared {
         }
     }
 
+    /// Nothing more can be written.
+    fn end(&self, why: &'static str) {
+        self.view.write().gone.get_or_insert(why);
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.view.read().gone.is_some()
     }
@@ -196,7 +233,8 @@ impl Live {
 
     /// The file is not there any more.
     pub(super) fn gone(&self, why: &'static str) {
-        self.shared.view.write().gone.get_or_insert(why);
+        self.shared.end(why);
+        self.sink.abandon();
     }
 
     pub(super) async fn write(&self, at: At, data: Bytes) -> Result<()> {

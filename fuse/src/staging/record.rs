@@ -1,0 +1,103 @@
+//! What is known of a staged file when nothing else is left of the process that wrote it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::local;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    store::Generation,
+};
+
+/// Changes with the meaning of a field.
+const VERSION: u32 = 1;
+
+/// No record is longer: a path has 4 KiB in HDFS.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// What is to become of a staged file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It has bytes that the store has not.
+    Dirty,
+    /// The file was deleted on the mount; what an upload left in the store has to go.
+    Deleted,
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// What is to become of it.
+    pub state: State,
+    /// URL of the store that it belongs to.
+    pub store: String,
+    /// Its path there.
+    pub path: String,
+    /// Of which generation it was made, as [`Generation`] prints; `None`: the path was free.
+    pub base: Option<String>,
+    /// Permission bits, should nothing be there to take them from.
+    pub mode: u32,
+    /// The user on this host who writes, and his group.
+    pub uid: u32,
+    /// See `uid`.
+    pub gid: u32,
+}
+
+impl Record {
+    /// A record of a dirty file.
+    pub fn new(
+        store: String,
+        path: String,
+        base: Option<Generation>,
+        mode: u32,
+        (uid, gid): (u32, u32),
+    ) -> Self {
+        let base = base.map(|base| base.to_string());
+        Self { version: VERSION, state: State::Dirty, store, path, base, mode, uid, gid }
+    }
+
+    /// Of which generation the file was made.
+    pub fn base(&self) -> Option<Generation> {
+        self.base.as_deref().and_then(Generation::parse)
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let bad = |why: String| Error::new(ErrorKind::Other, format!("{}: {why}", path.display()));
+        if fs::metadata(path).map_err(|error| local(&error, path))?.len() > BYTES_MAX {
+            return Err(bad("longer than any record".into()));
+        }
+        let text = fs::read(path).map_err(|error| local(&error, path))?;
+        let record: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        if record.version != VERSION {
+            return Err(bad(format!("of version {}, this one reads {VERSION}", record.version)));
+        }
+        if record.base.is_some() && record.base().is_none() {
+            return Err(bad("no such generation".into()));
+        }
+        Ok(record)
+    }
+
+    /// In the place of what is there, whole or not at all; with `last` it stays also if the power goes
+    /// (the name as well, once its directory is synchronised).
+    pub(super) fn write(&self, path: &Path, last: bool) -> Result<()> {
+        let failed = |error: std::io::Error| local(&error, path);
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::new(ErrorKind::Other, format!("{}: {error}", path.display())))?;
+        let new = path.with_extension("tmp");
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new);
+        let mut file = file.map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        if last {
+            file.sync_data().map_err(failed)?;
+        }
+        fs::rename(&new, path).map_err(failed)
+    }
+}
