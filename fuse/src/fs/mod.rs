@@ -58,6 +58,8 @@ mod files;
 pub mod inodes;
 mod listing;
 mod live;
+#[cfg(test)]
+mod model_tests;
 mod owners;
 mod settings;
 mod speculation;

@@ -375,6 +375,7 @@ impl FileSystem {
                 return Ok(None);
             }
         }
+        live.settled().await;
         let metadata = live.shared.metadata();
         let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
         let mut inodes = self.inodes.lock();
@@ -396,6 +397,7 @@ impl FileSystem {
             let inodes = self.inodes.lock();
             (inodes.live(ino)?.clone(), inodes.attached(ino))
         };
+        live.settled().await;
         let metadata = live.shared.metadata();
         let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
         let nlink = u32::from(attached);
