@@ -78,6 +78,7 @@ impl FileSystem {
                 // Without a writer nobody else would finish it.
                 if live.writers() == 0 {
                     let metadata = live.finish().await?;
+                    self.keep_readers(ino, live).await;
                     let mut inodes = self.inodes.lock();
                     if live.writers() == 0 {
                         inodes.settle(ino, Some(metadata.generation));
