@@ -8,7 +8,7 @@ use std::{
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::task::spawn_blocking;
 
-use super::{Attr, Caller, FileSystem, NodeKey, live::Live, stale};
+use super::{Attr, Caller, FileSystem, NOBODY, NodeKey, live::Live, stale};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{AttributeChanges, Metadata, StoreUrl},
@@ -80,6 +80,7 @@ impl FileSystem {
         // Without a writer nobody else would finish it.
         if live.writers() == 0 && !live.shared.is_gone() {
             let metadata = live.finish().await?;
+            self.keep_readers(ino, live).await;
             let mut inodes = self.inodes.lock();
             if live.writers() == 0 {
                 inodes.settle(ino, Some(metadata.generation));
@@ -177,16 +178,33 @@ impl FileSystem {
             })
         };
         let (uid, gid) = self.owners.ids(&now.owner, &now.group).await;
-        let owner = match set.uid.filter(|wanted| *wanted != uid) {
-            Some(uid) => Some(self.name_of(uid, "user", user_name).await?),
+        let owner = match set.uid {
+            Some(wanted) => self.other_name(wanted, uid, &now.owner, "user", user_name).await?,
             None => None,
         };
-        let group = match set.gid.filter(|wanted| *wanted != gid) {
-            Some(gid) => Some(self.name_of(gid, "group", group_name).await?),
+        let group = match set.gid {
+            Some(wanted) => self.other_name(wanted, gid, &now.group, "group", group_name).await?,
             None => None,
         };
         let mode = set.mode.map(|mode| mode & 0o7777).filter(|mode| *mode != now.mode & 0o7777);
         Ok(AttributeChanges { mode, owner, group, mtime: time(set.mtime), atime: time(set.atime) })
+    }
+
+    /// The name of `wanted`, unless it is the one there is now, shown as `shown`. Names that this host
+    /// does not know are all shown as nobody: whoever is to become nobody may not be it yet.
+    async fn other_name(
+        &self,
+        wanted: u32,
+        shown: u32,
+        now: &str,
+        what: &str,
+        ask: fn(u32) -> Option<String>,
+    ) -> Result<Option<String>> {
+        if wanted == shown && wanted != NOBODY {
+            return Ok(None);
+        }
+        let name = self.name_of(wanted, what, ask).await?;
+        Ok((name != now).then_some(name))
     }
 
     /// The store's name of a user or group of this host.

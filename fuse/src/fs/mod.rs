@@ -65,6 +65,8 @@ mod files;
 pub mod inodes;
 mod listing;
 mod live;
+#[cfg(test)]
+mod model_tests;
 mod opening;
 mod owners;
 mod recall;

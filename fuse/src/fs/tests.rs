@@ -401,3 +401,30 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn a_large_directory_is_listed_once_and_not_asked_for_again() {
+    const ENTRIES: usize = 100_000;
+    let store = MemoryStore::new();
+    for n in 0..ENTRIES {
+        store.make_dir(&path(&format!("/{n:06}")), None).await.expect("made");
+    }
+    let mount = fs_with(&store, FsSettings { freshness: Duration::from_secs(3600), ..settings() });
+    let (dir, stats) = (mount.opendir(me(), ROOT).await.expect("opened"), store.calls(Operation::Stat));
+    let (mut offset, mut found, mut most) = (0, 0, 0);
+    loop {
+        // As the kernel asks for `ls -l`: with attributes, a buffer at a time.
+        let entries = mount.readdir(dir, offset, true).await.expect("listed");
+        let Some(last) = entries.last() else { break };
+        offset = last.next;
+        most = most.max(entries.len());
+        for entry in entries.iter().filter(|entry| entry.attr.is_some()) {
+            mount.told(entry);
+            found += 1;
+        }
+    }
+    mount.releasedir(dir);
+    assert_eq!((found, store.calls(Operation::List)), (ENTRIES, 1));
+    assert_eq!(store.calls(Operation::Stat), stats, "the attributes came with the listing");
+    assert!(most <= 1024, "{most} entries in one answer");
+}

@@ -351,3 +351,17 @@ async fn what_failed_leaves_its_room_to_others() {
     assert_eq!(fs.snapshot().bytes_on_their_way, 0);
     assert_eq!(kind(fs.flush(failing).await), ErrorKind::NoSpace);
 }
+
+#[tokio::test]
+async fn an_unknown_owner_can_be_given_to_nobody() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let number = put(&fs, "f", b"x").await;
+    // The store's own names are shown as nobody, and are not.
+    let (attr, _) = fs.getattr(me(), number).await.expect("known");
+    assert_eq!((attr.uid, attr.gid), (NOBODY, NOBODY));
+    let set = SetAttr { uid: Some(NOBODY), gid: Some(NOBODY), ..SetAttr::default() };
+    fs.setattr(me(), number, set).await.expect("given");
+    let found = store.stat(&path("/f")).await.expect("there");
+    assert_eq!((found.owner.as_str(), found.group.as_str()), ("nobody", "nogroup"));
+}

@@ -358,6 +358,9 @@ impl FileSystem {
             return;
         }
         let finished = if live.shared.is_gone() { Err(None) } else { live.finish().await.map_err(Some) };
+        if finished.is_ok() {
+            self.keep_readers(ino, live).await;
+        }
         let path = live.shared.path();
         self.stats.forget(&path);
         self.forget_parent(&path);
@@ -387,12 +390,22 @@ impl FileSystem {
         }
     }
 
+    /// Who opened it for reading meanwhile goes on with it as it is now, also after it has another name
+    /// or other attributes: to be called before it settles.
+    pub(super) async fn keep_readers(&self, ino: u64, live: &Live) {
+        if self.files.held(ino).is_some()
+            && let Err(error) = live.reader(self).await
+        {
+            tracing::debug!(path = %live.shared.path(), %error, "who reads it has to open it again");
+        }
+    }
+
     /// Hands on what waits, and gives up live nodes that nobody came for.
     pub(super) fn maintain_live(&self, idle: Duration) {
         let live = self.inodes.lock().all_live();
         for (ino, live) in live {
             live.sink.nudge();
-            if live.is_idle(idle) {
+            if live.is_idle(idle) && self.files.held(ino).is_none() {
                 let generation = live.shared.metadata().generation;
                 let mut inodes = self.inodes.lock();
                 if live.writers() == 0 {
@@ -440,6 +453,7 @@ impl FileSystem {
                 return Ok(None);
             }
         }
+        live.settled().await;
         let metadata = live.shared.metadata();
         let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
         let mut inodes = self.inodes.lock();
@@ -461,6 +475,7 @@ impl FileSystem {
             let inodes = self.inodes.lock();
             (inodes.live(ino)?.clone(), inodes.attached(ino))
         };
+        live.settled().await;
         let metadata = live.shared.metadata();
         let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
         let nlink = u32::from(attached);

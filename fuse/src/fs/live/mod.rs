@@ -249,6 +249,14 @@ impl Live {
         self.sink.finish(&self.shared).await
     }
 
+    /// Waits for the end of the last close, which the kernel does not wait for: a file's time is that of
+    /// its completion in the store, and is not to move after it was told. What fails is told elsewhere.
+    pub(super) async fn settled(&self) {
+        if self.writers() == 0 && !self.sink.is_clean() && !self.shared.is_gone() {
+            let _ = self.finish().await;
+        }
+    }
+
     pub(super) async fn truncate(&self, len: u64) -> Result<()> {
         self.sink.truncate(&self.shared, len).await
     }
