@@ -10,12 +10,9 @@ use springhouse_fuse::{
 
 use super::{
     super::{columns::Columns, mounts::size, print},
-    daemon_of,
+    daemon_of, print_json,
 };
-use crate::{
-    error::{Exit, Failure},
-    mount::api::Settings,
-};
+use crate::{error::Failure, mount::api::Settings};
 
 /// `springhouse cache advise`.
 #[derive(Debug, clap::Args)]
@@ -43,9 +40,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (entry, client, _) = daemon_of(&args.path).await?;
     let advice = client.advise().await?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&advice).map_err(|error| Failure::new(Exit::Internal, error))?;
-        return print(&format!("{text}\n"));
+        return print_json(&advice);
     }
     print(&text(&advice, &entry.dir, &client.settings().await?))
 }
