@@ -203,7 +203,7 @@ mod tests {
         let text = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("4GiB"));
         assert!(text.contains("cache set /m memory_blocks=1GiB\n"), "{text}");
         let tight = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("800MiB"));
-        assert!(tight.contains("cache set /m memory_blocks=1GiB memory=1664MiB\n"), "{tight}");
+        assert!(tight.contains("cache set /m memory_blocks=1GiB memory=1600MiB\n"), "{tight}");
         assert!(text.contains("now  512.0 MiB  71 %  ████████████████████████████▍"), "{text}");
         assert!(text.contains("-2,136"), "a smaller one costs: {text}");
     }
