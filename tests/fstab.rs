@@ -166,10 +166,10 @@ fn options_that_cannot_be() {
         assert!(output.stderr.contains(words), "{options}: {output:?}");
         assert_eq!(output.stderr.lines().count(), 1, "{options}: {output:?}");
     }
-    // No store, no mount: mount(8)'s code for that.
+    // A URL that names nothing is a wrong line as well.
     fs::remove_dir_all(host.path("store")).expect("an own directory");
     let output = host.fstab("memory=128MiB").sh("mount \"$MNT\"; echo $?");
-    assert!(output.stdout == "32\n" && output.stderr.contains("store"), "{output:?}");
+    assert!(output.stdout == "1\n" && output.stderr.contains("there is no such directory"), "{output:?}");
 }
 
 /// `mount.springhouse URL DIR -o OPTIONS`, as mount(8) calls it; `-f` looks only.

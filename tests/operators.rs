@@ -213,11 +213,13 @@ fn advice_is_a_table_and_a_chart() {
     let first = text.lines().next().expect("a sentence");
     assert!(first.starts_with("RAM 16 MiB now: "), "{text}");
     assert!(first.contains("; 32 MiB: ") && first.contains(" store reads a minute"), "{text}");
-    let lines: Vec<_> = text.lines().filter(|line| line.contains("iB ") && line.contains('█')).collect();
-    assert!(lines.len() >= 3, "a bar for each size: {text}");
+    let point = |line: &&str| line.contains("iB ") && line.contains(" %") && !line.starts_with("RAM");
+    let lines: Vec<_> = text.lines().filter(point).collect();
+    assert!(lines.len() >= 4, "a line for each size: {text}");
     let now: Vec<_> = lines.iter().filter(|line| line.starts_with("now")).collect();
     assert!(now.len() == 1 && now[0].contains("16.0 MiB"), "{text}");
     let bar = |line: &str| line.matches('█').count();
+    assert!(lines.last().is_some_and(|line| bar(line) > 30), "{text}");
     assert!(lines.iter().map(|line| bar(line)).collect::<Vec<_>>().is_sorted(), "{text}");
     // The remedy works as it stands there.
     let hint = text.lines().find_map(|line| line.strip_prefix("To try it: springhouse ")).expect("a hint");

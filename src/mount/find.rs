@@ -88,7 +88,15 @@ pub async fn reach(entry: &MountEntry) -> Result<ControlClient> {
             Err(error) => refused = Some(error),
         }
     }
-    Err(refused.unwrap_or_else(|| {
+    let silent = |error: Error| {
+        let message = format!(
+            "the mount at {shown} does not answer: {}; `springhouse mounts` says whether its daemon is stopped \
+             or gone",
+            error.message()
+        );
+        Error::new(error.kind(), message)
+    };
+    Err(refused.map(silent).unwrap_or_else(|| {
         // Root may ask every daemon: one without a socket has lost it.
         let kind = if is_root() { ErrorKind::Unavailable } else { ErrorKind::PermissionDenied };
         Error::new(

@@ -10,12 +10,9 @@ use springhouse_fuse::{
 
 use super::{
     super::{columns::Columns, mounts::size, print},
-    daemon_of,
+    daemon_of, print_json,
 };
-use crate::{
-    error::{Exit, Failure},
-    mount::api::Settings,
-};
+use crate::{error::Failure, mount::api::Settings};
 
 /// `springhouse cache advise`.
 #[derive(Debug, clap::Args)]
@@ -43,9 +40,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (entry, client, _) = daemon_of(&args.path).await?;
     let advice = client.advise().await?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&advice).map_err(|error| Failure::new(Exit::Internal, error))?;
-        return print(&format!("{text}\n"));
+        return print_json(&advice);
     }
     print(&text(&advice, &entry.dir, &client.settings().await?))
 }
@@ -110,11 +105,10 @@ fn memory_for(blocks: u64, now: &Settings) -> Option<u64> {
 
 /// As a setting is written: `1GiB`, and to the byte where it is not round.
 fn setting(bytes: u64) -> String {
-    let round = size(bytes).replace(' ', "").replace(".0", "");
-    if round.parse::<ByteSize>().is_ok_and(|parsed| parsed.as_u64() == bytes) {
-        round
-    } else {
-        bytes.to_string()
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 30) => format!("{}GiB", bytes >> 30),
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        _ => bytes.to_string(),
     }
 }
 
@@ -209,7 +203,7 @@ mod tests {
         let text = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("4GiB"));
         assert!(text.contains("cache set /m memory_blocks=1GiB\n"), "{text}");
         let tight = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("800MiB"));
-        assert!(tight.contains("cache set /m memory_blocks=1GiB memory=1"), "{tight}");
+        assert!(tight.contains("cache set /m memory_blocks=1GiB memory=1600MiB\n"), "{tight}");
         assert!(text.contains("now  512.0 MiB  71 %  ████████████████████████████▍"), "{text}");
         assert!(text.contains("-2,136"), "a smaller one costs: {text}");
     }

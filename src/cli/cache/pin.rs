@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::{
     super::{mounts::size, print},
-    by_mount,
+    by_mount, print_json,
 };
 use crate::{
-    error::{Exit, Failure},
+    error::Failure,
     mount::{
         MountError,
         api::{Paths, Pinned},
@@ -36,9 +36,7 @@ pub(super) async fn run(args: Args, pin: bool) -> Result<(), Failure> {
         let body = Paths { paths, ..Paths::default() };
         let done = if pin { client.pin(&body).await? } else { client.unpin(&body).await? };
         if args.json {
-            let text =
-                serde_json::to_string_pretty(&done).map_err(|error| Failure::new(Exit::Internal, error))?;
-            print(&format!("{text}\n"))?;
+            print_json(&done)?;
         } else if done.refused.is_none() || !done.files.is_empty() {
             print(&format!("{}: {}\n", entry.dir.display(), text(&done, pin)))?;
         }

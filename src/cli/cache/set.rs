@@ -4,13 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     super::{columns::Columns, print},
-    daemon_of,
+    daemon_of, print_json,
 };
-use crate::{
-    config::Problem,
-    error::{Exit, Failure},
-    mount::api::Settings,
-};
+use crate::{config::Problem, error::Failure, mount::api::Settings};
 
 /// `springhouse cache set`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +38,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     if wanted.is_empty() {
         let settings = client.settings().await?;
         if args.json {
-            return json(&settings);
+            return print_json(&settings);
         }
         let mut table = Columns::new(["SETTING", "NOW"]);
         for (key, value) in settings {
@@ -57,16 +53,11 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     }
     let changed = client.set(&wanted).await?;
     if args.json {
-        return json(&changed);
+        return print_json(&changed);
     }
     let mut table = Columns::new(["SETTING", "BEFORE", "NOW"]);
     for (key, change) in changed {
         table.row([key, change.old, change.new]);
     }
     print(&table.text())
-}
-
-fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(Exit::Internal, error))?;
-    print(&format!("{text}\n"))
 }

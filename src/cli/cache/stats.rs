@@ -10,12 +10,9 @@ use super::{
         mounts::{percent, size},
         print,
     },
-    daemon_of,
+    daemon_of, print_json,
 };
-use crate::{
-    error::{Exit, Failure},
-    mount::MountStats,
-};
+use crate::{error::Failure, mount::MountStats};
 
 /// `springhouse cache stats`.
 #[derive(Debug, clap::Args)]
@@ -32,9 +29,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (_, client, _) = daemon_of(&args.path).await?;
     let stats = client.stats().await?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&stats).map_err(|error| Failure::new(Exit::Internal, error))?;
-        return print(&format!("{text}\n"));
+        return print_json(&stats);
     }
     print(&text(&stats))
 }

@@ -10,9 +10,9 @@ use super::{
         mounts::{percent, size},
         print,
     },
-    daemon_of,
+    daemon_of, print_json,
 };
-use crate::error::{Exit, Failure};
+use crate::error::Failure;
 
 /// `springhouse cache top`.
 #[derive(Debug, clap::Args)]
@@ -32,9 +32,7 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     let (_, client, _) = daemon_of(&args.path).await?;
     let files = client.top(args.count).await?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&files).map_err(|error| Failure::new(Exit::Internal, error))?;
-        return print(&format!("{text}\n"));
+        return print_json(&files);
     }
     if files.is_empty() {
         return print("nothing was read yet\n");

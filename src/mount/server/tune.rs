@@ -44,14 +44,13 @@ pub(in crate::mount) struct Tuner {
 }
 
 impl Tuner {
-    /// After a start with `settings`; the sizes are those that the cache was made with, which may be less
-    /// than was wished.
+    /// After a start with `settings`; the sizes are those that fitted, which may be less than was wished.
     pub(in crate::mount) fn new(fs: &FileSystem) -> Self {
-        let cache = fs.snapshot().cache;
+        let division = fs.division();
         let mut now = fs.settings().clone();
-        now.cache_bytes = cache.cache_bytes_max;
-        now.prefetch_bytes = cache.readahead_bytes_max;
-        now.pinned_bytes = cache.pinned_bytes_max;
+        now.cache_bytes = division.cache_bytes;
+        now.prefetch_bytes = division.readahead_bytes;
+        now.pinned_bytes = division.pinned_bytes;
         Self { memory_bytes_min: now.memory_bytes, now: Mutex::new(now) }
     }
 
