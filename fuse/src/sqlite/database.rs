@@ -22,6 +22,11 @@ const EAGER_TREES_MAX: usize = 16;
 /// Requests in one tree before its large levels are fetched: a single lookup needs one page of each.
 const ACTIVE_USES: u32 = 8;
 
+/// A level of at most so many interior pages of a table is fetched when an index of it is used far away.
+/// More cost a single lookup longer than the one round trip that they save, and a count of the index
+/// needs none of them; a range of the index asks for those that its rows need.
+const IMPLIED_LEVEL: usize = 128;
+
 /// Rows whose leaf waits for interior pages.
 const WAITING_MAX: usize = 4096;
 
@@ -198,15 +203,19 @@ impl Database {
         if take(&mut self.stirred) {
             // Whoever opens a database reads the schema: that tree comes first.
             let eager = far && self.trees.count() <= EAGER_TREES_MAX;
-            let active = |tree: TreeId| {
-                tree == 0
-                    || self.uses.get(&tree).is_some_and(|&uses| uses >= ACTIVE_USES)
-                    || far && self.implied.contains(&tree)
+            let largest = |tree: TreeId| {
+                if tree == 0 || self.uses.get(&tree).is_some_and(|&uses| uses >= ACTIVE_USES) {
+                    usize::MAX
+                } else if far && self.implied.contains(&tree) {
+                    IMPLIED_LEVEL
+                } else {
+                    0
+                }
             };
             let schema = self.trees.schema_missing(&self.asked);
             self.asked.extend(&schema);
             work.interior.extend(schema);
-            let missing = self.trees.missing(SMALL_LEVEL, eager, active, &self.asked);
+            let missing = self.trees.missing(SMALL_LEVEL, eager, largest, &self.asked);
             self.asked.extend(&missing);
             work.interior.extend(missing);
         }

@@ -218,6 +218,25 @@ fn single_lookups_fetch_no_leaves() {
 }
 
 #[test]
+fn a_lookup_by_index_fetches_no_large_level_of_the_table_also_far_away() {
+    let file = database("pragma page_size=512", |c| fill(c, 40_000, 50));
+    let walked = |name: &str| {
+        let root = roots(&file).iter().find(|(_, of)| of == name).expect("there").0;
+        Walked::new(&header(&file), &file, root)
+    };
+    let (index, table) = (walked("sqlite_autoindex_t_1"), walked("t"));
+    assert!(table.interior.len() > 150, "a large level: {}", table.interior.len());
+    let known = |reader: &Reader<'_>| table.interior.iter().filter(|page| reader.kept.contains(page)).count();
+    let mut reader = Reader::new(&file, true);
+    scan(&mut reader, &index, &table, &index.rows[20_000..20_001]);
+    assert!(known(&reader) <= 20, "{} interior pages of the table", known(&reader));
+    for i in 1..20 {
+        scan(&mut reader, &index, &table, &index.rows[i * 1_000..i * 1_000 + 1]);
+    }
+    assert_eq!(known(&reader), table.interior.len(), "of a table that is used often all");
+}
+
+#[test]
 fn leaves_in_tree_order_are_fetched_wherever_they_lie() {
     // Inserted in another order than that of the key, and not vacuumed: leaves lie scattered.
     let file = super::testing::unvacuumed("pragma page_size=1024", |c| fill(c, 20_000, 10));

@@ -238,7 +238,7 @@ pub trait Reader: Send + Sync + fmt::Debug + 'static {
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
 
     /// Waits until it is certain that the file that was opened is of the generation that this reader
-    /// names; `Stale` or `NotFound` if it is not. Asks the store only after [`Store::open_ahead`], and once.
+    /// names; `Stale` if it is not. Asks the store only after [`Store::open_ahead`], and once.
     async fn confirm(&self) -> Result<()>;
 }
 
@@ -263,6 +263,16 @@ fn check_generation(path: &dyn fmt::Display, found: &Metadata, expected: Option<
             format!("{path}: generation {expected} was replaced by {}; open it again", found.generation),
         )),
         _ => Ok(()),
+    }
+}
+
+/// What it means that an open file is not found any more: it was deleted.
+fn gone(path: &dyn fmt::Display, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            Error::new(ErrorKind::Stale, format!("{path}: was deleted while it was open"))
+        }
+        _ => error,
     }
 }
 

@@ -216,20 +216,20 @@ impl Trees {
         self.trees.len()
     }
 
-    /// Interior pages that are not known and worth fetching now, except those in `asked`: of `active`
-    /// trees all, of the others, if `eager`, levels of up to `small` pages, which come first. Of a level
-    /// whose pages may be leaves only one, to see.
+    /// Interior pages that are not known and worth fetching now, except those in `asked`: of each
+    /// tree levels of up to `largest` pages (0: it is not used), of the others, if `eager`, levels of up to
+    /// `small` pages, which come first. Of a level whose pages may be leaves only one, to see.
     pub(super) fn missing(
         &self,
         small: usize,
         eager: bool,
-        active: impl Fn(TreeId) -> bool,
+        largest: impl Fn(TreeId) -> usize,
         asked: &HashSet<u32>,
     ) -> Vec<u32> {
         let (mut first, mut then) = (Vec::new(), Vec::new());
         for (id, tree) in self.trees.iter().enumerate().filter(|(_, tree)| !tree.odd) {
-            let active = tree.used && active(id);
-            if !active && !eager {
+            let largest = if tree.used { largest(id) } else { 0 };
+            if largest == 0 && !eager {
                 continue;
             }
             if tree.levels.is_empty() && tree.interior_levels.is_none() && !asked.contains(&tree.root) {
@@ -249,7 +249,7 @@ impl Trees {
                     }
                 } else if children().nth(small).is_none() {
                     first.extend(unknown().filter(|page| !asked.contains(page)));
-                } else if active {
+                } else if children().nth(largest).is_none() {
                     then.extend(unknown().filter(|page| !asked.contains(page)));
                 }
             }

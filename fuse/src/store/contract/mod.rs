@@ -33,6 +33,7 @@ pub async fn check_store(store: &dyn Store, dir: &StorePath) {
     promises::deletion(store, &at("deletion")).await;
     promises::generations(store, &at("generations")).await;
     promises::replacement(store, &at("replacement")).await;
+    promises::opened_ahead(store, &at("opened ahead")).await;
     store.delete(dir, true).await.expect("remove the test's directory");
 }
 

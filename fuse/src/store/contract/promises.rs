@@ -221,3 +221,35 @@ pub(super) async fn replacement(store: &dyn Store, at: &StorePath) {
     }
     assert_eq!(get(store, &f).await.expect("read"), new, "who opens it now gets the new one");
 }
+
+/// Who opens ahead may be given a reader of what is not there any more, but never a byte of what is.
+pub(super) async fn opened_ahead(store: &dyn Store, at: &StorePath) {
+    dir(store, at).await;
+    let f = sub(at, "f");
+    fails(store.open_ahead(&f, None).await, &[NotFound], "nothing cannot be opened");
+    fails(store.open_ahead(at, None).await, &[IsADirectory], "a directory cannot be opened");
+    file(store, &f, "one").await;
+    let known = stat(store, &f).await;
+    for known in [None, Some(&known)] {
+        let reader = store.open_ahead(&f, known).await.expect("opened");
+        assert_eq!(reader.metadata().generation, stat(store, &f).await.generation);
+        assert_eq!(reader.read_at(1, 9).await.expect("read"), "ne");
+        reader.confirm().await.expect("is what it was");
+    }
+    tick().await;
+    file(store, &f, "two").await;
+    match store.open_ahead(&f, Some(&known)).await {
+        Ok(reader) => {
+            fails(reader.read_at(0, 3).await, &[Stale], "no byte of another generation");
+            fails(reader.confirm().await, &[Stale], "it is another one");
+        }
+        Err(error) => assert_eq!(error.kind(), Stale, "{error}"),
+    }
+    store.delete(&f, false).await.expect("delete");
+    let reader = store.open_ahead(&f, Some(&known)).await;
+    let read = match reader {
+        Ok(reader) => reader.read_at(0, 3).await,
+        Err(error) => Err(error),
+    };
+    fails(read, &[Stale, NotFound], "it is gone");
+}

@@ -13,6 +13,7 @@ use crate::{
     store::{
         Metadata, Reader, StorePath,
         breaker::{Breaker, Pass},
+        gone,
     },
 };
 
@@ -65,12 +66,8 @@ impl SteadyReader {
             return Ok(reader);
         }
         let expected = Some(self.metadata.generation);
-        let reader = self.shared.inner.open(&self.path, expected).await.map_err(|e| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
-                Error::new(ErrorKind::Stale, format!("{}: was deleted while it was open", self.path))
-            }
-            _ => e,
-        })?;
+        let reader = self.shared.inner.open(&self.path, expected).await;
+        let reader = reader.map_err(|error| gone(&self.path, error))?;
         if reader.metadata().len < self.metadata.len {
             // Still being written, and less of it can be read now: its last DataNodes are gone.
             let message = format!("{}: its end cannot be read now", self.path);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Generation, Metadata, Reader, Writer, check_generation},
+    store::{Generation, Metadata, Reader, Writer, check_generation, gone},
 };
 
 /// Tries of an open whose file is replaced meanwhile.
@@ -185,7 +185,8 @@ impl Reader for HdfsReader {
 
     async fn confirm(&self) -> Result<()> {
         let confirmed = self.confirmed.get_or_try_init(|| async {
-            let now = file_status(&self.connection, &self.path).await?;
+            let now = file_status(&self.connection, &self.path).await;
+            let now = now.map_err(|error| gone(&self.path, error))?;
             check_generation(&self.path, &now, Some(self.metadata.generation))
         });
         confirmed.await.copied()

@@ -241,7 +241,7 @@ impl Reader for MemoryReader {
 
     async fn confirm(&self) -> Result<()> {
         let confirmed = self.confirmed.get_or_try_init(|| async {
-            let now = self.store.stat(&self.path).await?;
+            let now = self.store.stat(&self.path).await.map_err(|error| super::gone(&self.path, error))?;
             super::check_generation(&self.path, &now, Some(self.metadata.generation))
         });
         confirmed.await.copied()
