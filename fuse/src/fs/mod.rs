@@ -69,6 +69,8 @@ mod recovery;
 mod settings;
 mod speculation;
 #[cfg(test)]
+mod staged_model;
+#[cfg(test)]
 mod staged_tests;
 mod stats;
 #[cfg(test)]
