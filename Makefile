@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test toolchain prepare lint build unit e2e demo bench audit fmt clean
+.PHONY: help test toolchain prepare lint build unit e2e demo bench audit install fmt clean
 
 CARGO ?= cargo
 # One selection of packages for all steps: another one may select other features of a shared
@@ -14,6 +14,11 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 STORE ?= file
 ONCE ?=
 SIZE ?= full
+# For `install`. PROGRAM: one that is built already.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+PROGRAM ?=
 
 step = @printf '\n== %s\n' '$(1)'
 
@@ -68,6 +73,21 @@ bench: toolchain ## Measure it end to end on real HDFS; prints a table in Markdo
 audit: ## Check licences, advisories and sources of dependencies
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	else echo 'make audit needs cargo-deny: cargo install --locked cargo-deny' >&2; exit 1; fi
+
+install: ## Install program, mount(8) helper, systemd unit, samples and manuals; PREFIX=/usr/local DESTDIR=
+install: $(if $(PROGRAM),,toolchain)
+	@$(if $(PROGRAM),,$(CARGO) build --quiet --release --locked --bin springhouse)
+	@install -D -m 755 '$(or $(PROGRAM),$(TARGET)/release/springhouse)' '$(DESTDIR)$(PREFIX)/bin/springhouse'
+	@# mount(8) looks for helpers in /sbin and nowhere else.
+	@install -d '$(DESTDIR)/sbin' && ln -sfn '$(PREFIX)/bin/springhouse' '$(DESTDIR)/sbin/mount.springhouse'
+	@install -d '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(SYSCONFDIR)/springhouse'
+	@sed 's|/usr/local|$(PREFIX)|g' 'config/springhouse-mount@.service' \
+		> '$(DESTDIR)$(PREFIX)/lib/systemd/system/springhouse-mount@.service'
+	@# What somebody edited stays.
+	@for role in config/*.toml; do to="$(DESTDIR)$(SYSCONFDIR)/springhouse/$${role##*/}"; \
+		[ -e "$$to" ] || install -m 644 "$$role" "$$to"; done
+	@install -d '$(DESTDIR)$(PREFIX)/share/doc/springhouse'
+	@install -m 644 docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/springhouse'
 
 fmt: ## Format the sources
 	@$(CARGO) fmt --all

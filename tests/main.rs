@@ -20,6 +20,7 @@ mod config;
 mod conformance;
 mod demo_runs;
 mod docs;
+mod fstab;
 mod harness;
 mod hostile_sql;
 mod load;
@@ -29,16 +30,18 @@ mod mount_ends;
 mod mount_faults;
 mod mount_reads;
 mod mount_writes;
+mod operators;
 mod programs;
 mod query;
 mod query_faults;
 mod registry;
 mod selftest;
 mod store_contract;
+mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 25] = [
+const TESTS: [&[registry::Test]; 28] = [
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,
@@ -50,6 +53,9 @@ const TESTS: [&[registry::Test]; 25] = [
     mount_ends::TESTS,
     mount_reads::TESTS,
     mount_daemon::TESTS,
+    operators::TESTS,
+    tuning::TESTS,
+    fstab::TESTS,
     cluster_faults::TESTS,
     hostile_sql::TESTS,
     query::TESTS,

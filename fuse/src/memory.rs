@@ -103,6 +103,40 @@ pub fn divide(memory_bytes: u64, wishes: &Wishes) -> Result<Division> {
     })
 }
 
+/// What `memory_bytes` leaves for blocks, readahead and pins together.
+pub fn room(memory_bytes: u64) -> Result<u64> {
+    let wishes =
+        Wishes { cache_bytes: memory_bytes, pinned_bytes: 0, readahead_bytes: 0, inodes_max: usize::MAX };
+    Ok(divide(memory_bytes, &wishes)?.cache_bytes)
+}
+
+/// The least bound, in steps of 64 MiB, that leaves `bytes` for blocks, readahead and pins together.
+pub fn enough(bytes: u64) -> Option<u64> {
+    const STEP: u64 = 64 * MIB;
+    // What is taken off never is more than half of the bound and the base.
+    let most = bytes.checked_add(BASE_BYTES)?.checked_mul(2)? / STEP + 1;
+    let fits = |steps: u64| room(steps * STEP).is_ok_and(|room| room >= bytes);
+    let (mut low, mut high) = (0, most);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { high = middle } else { low = middle }
+    }
+    fits(high).then_some(high * STEP)
+}
+
+/// Blocks, readahead and pins of `room` bytes: what is given as it is, and what that leaves shared by the
+/// others in the proportion 4 : 2 : 1.
+pub fn shares(room: u64, given: [Option<u64>; 3]) -> [u64; 3] {
+    const SHARES: [u64; 3] = [4, 2, 1];
+    let rest = given.iter().flatten().fold(room, |rest, part| rest.saturating_sub(*part));
+    let open: u64 = SHARES.iter().zip(given).filter(|(_, given)| given.is_none()).map(|(s, _)| s).sum();
+    let mut parts = [0; 3];
+    for ((part, share), given) in parts.iter_mut().zip(SHARES).zip(given) {
+        *part = given.unwrap_or_else(|| rest / open * share);
+    }
+    parts
+}
+
 /// Bytes that may be held at once; whoever wants more waits, in the order of asking.
 ///
 /// Never wait for one permit while holding another of the same semaphore: that is a deadlock.

@@ -189,15 +189,16 @@ keys! {
         memory: Size<{ MEMORY_BYTES_MIN }, { 16 * TIB }> = "512MiB",
         /// Part of the memory for blocks that were read; 0 keeps none.
         ///
-        /// Unset: half of it.
+        /// Unset: 4 parts of 7 of what the memory leaves for this and the next two, which is about two
+        /// thirds of it, less of a small one. What is given is taken as it is; the others share the rest.
         memory_blocks: Option<Size<0, { 16 * TIB }>>,
         /// Part of the memory for bytes read ahead, all readers together.
         ///
-        /// Unset: a quarter of it.
+        /// Unset: 2 parts of 7.
         memory_readahead: Option<Size<0, { 16 * TIB }>>,
-        /// Part of the memory for interior pages of databases, which nothing pushes out.
+        /// Part of the memory for interior pages of databases and for pinned files, which nothing pushes out.
         ///
-        /// Unset: an eighth of it.
+        /// Unset: 1 part of 7.
         memory_pins: Option<Size<0, { 16 * TIB }>>,
         /// Directory on a local disk for blocks that outlive the daemon.
         ///

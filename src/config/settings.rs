@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use springhouse_fuse::{
     fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings},
+    memory::{room, shares},
     mount::is_root,
     store::{HdfsOptions, StoreOptions, StoreUrl},
 };
@@ -88,14 +90,21 @@ impl CacheKeys {
         }
         let parts = [self.memory_blocks, self.memory_readahead, self.memory_pins];
         let total: u64 = parts.iter().flatten().map(|part| part.bytes()).sum();
-        if total > self.memory.bytes() {
+        if total > self.room() {
             return Err(Problem(format!(
-                "memory_blocks, memory_readahead and memory_pins are together more than memory ({}); raise \
-                 memory, or leave some of them out",
+                "memory_blocks, memory_readahead and memory_pins are together more than the {} of memory ({}) \
+                 that are left for them; raise memory, or leave some of them out",
+                ByteSize(self.room()).display().iec(),
                 self.memory.text()
             )));
         }
         Ok(())
+    }
+
+    /// What `memory` leaves for the three parts.
+    fn room(&self) -> u64 {
+        // The key's own range excludes what is too little for anything.
+        room(self.memory.bytes()).unwrap_or(0)
     }
 
     /// Where blocks are kept across restarts.
@@ -109,8 +118,7 @@ impl CacheKeys {
     /// What the keys say of the file system; changes are not theirs.
     fn fs(&self, store: &StoreKeys) -> FsSettings {
         let parts = [self.memory_blocks, self.memory_readahead, self.memory_pins];
-        let [blocks, readahead, pins] =
-            divide(self.memory.bytes(), parts.map(|part| part.map(|p| p.bytes())));
+        let [blocks, readahead, pins] = shares(self.room(), parts.map(|part| part.map(|p| p.bytes())));
         FsSettings {
             deadline: store.store_deadline.duration(),
             freshness: self.freshness.duration(),
@@ -141,20 +149,6 @@ impl CacheKeys {
         settings.fs.writes.read_only = true;
         settings
     }
-}
-
-/// Blocks, readahead and pins as shares of `memory`: what is given as it is, the others of what is left in
-/// the proportion 4 : 2 : 1, with 1 more for all that is none of them.
-fn divide(memory: u64, given: [Option<u64>; 3]) -> [u64; 3] {
-    const SHARES: [u64; 3] = [4, 2, 1];
-    let rest = memory.saturating_sub(given.iter().flatten().sum());
-    let open: u64 =
-        1 + SHARES.iter().zip(given).filter(|(_, given)| given.is_none()).map(|(s, _)| s).sum::<u64>();
-    let mut parts = [0; 3];
-    for ((part, share), given) in parts.iter_mut().zip(SHARES).zip(given) {
-        *part = given.unwrap_or(rest / open * share);
-    }
-    parts
 }
 
 impl WriteKeys {

@@ -249,7 +249,7 @@ fn contradictions_of_a_mount_are_found() {
     };
     for (given, remedy) in [
         (&[("cache_size", "1GiB")][..], "name a directory with cache_dir"),
-        (&[("memory", "128MiB"), ("memory_blocks", "129MiB")], "raise memory"),
+        (&[("memory", "128MiB"), ("memory_blocks", "60MiB")], "more than the 52.0 MiB of memory (128MiB)"),
         (&[("write_mode", "staged")], "with staging_dir"),
         (&[("hdfs_block_size", "5000")], "such as 128MiB"),
         (&[("kerberos_keytab", "/k")], "with kerberos_principal"),
@@ -261,7 +261,8 @@ fn contradictions_of_a_mount_are_found() {
     let mount = found(&[("cache_dir", "/c"), ("memory", "160MiB"), ("memory_blocks", "0"), ("umask", "27")]);
     let fs = mount.expect("good").fs;
     assert_eq!(fs.disk, Some(DiskSettings { dir: "/c".into(), bytes_max: 10 << 30 }));
-    assert_eq!((fs.cache_bytes, fs.prefetch_bytes, fs.pinned_bytes), (0, 80 << 20, 40 << 20));
+    // 160 MiB leave 75 MiB: two thirds and one third of that where no blocks are kept.
+    assert_eq!((fs.cache_bytes, fs.prefetch_bytes, fs.pinned_bytes), (0, 50 << 20, 25 << 20));
     assert_eq!(fs.writes.umask, 0o27);
     let identity = |given| found(&[given]).expect("good").fs.identity;
     assert_eq!(identity(("allow_other", "true")), Identity::Caller);

@@ -252,7 +252,11 @@ impl Shared {
             && bytes.len() as u64 == len
             && (purpose != Purpose::Readahead || source.len() <= disk.bytes_max() / SCAN_SHARE)
         {
-            disk.write(self.disk_key(source), range.start / self.block_bytes, bytes.clone());
+            let (key, first) = (self.disk_key(source), range.start / self.block_bytes);
+            match purpose {
+                Purpose::Warm => disk.write_surely(key, first, bytes.clone()).await,
+                _ => disk.write(key, first, bytes.clone()),
+            }
         }
         Ok(bytes)
     }

@@ -71,6 +71,9 @@ mod stream;
 mod tests;
 mod top;
 
+/// Blocks of a file up to which it is looked whether all of it is there.
+const HELD_BLOCKS_MAX: u64 = 64;
+
 /// Sizes of a block cache, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheSettings {
@@ -206,6 +209,13 @@ impl BlockCache {
     /// Gives up the pinned pages of a file.
     pub fn unpin(&self, file: u128) {
         self.pins.unpin(file);
+    }
+
+    /// Whether all of a file of `len` bytes is in RAM. Only small files are looked at.
+    pub fn holds(&self, file: u128, len: u64) -> bool {
+        let blocks = len.div_ceil(self.settings.block_bytes);
+        blocks <= HELD_BLOCKS_MAX
+            && (0..blocks).all(|block| self.shared.ram.contains(&BlockKey { file, block }))
     }
 
     /// The figures now.

@@ -24,12 +24,18 @@ struct Pages {
 }
 
 impl Pins {
-    /// Whether it was taken: not beyond `bytes_max` of all together.
+    /// Whether it was taken: not beyond `bytes_max` of all together, and not a page of another size than
+    /// the file's others, which would be looked for at the wrong place.
     pub(super) fn pin(&self, file: u128, page_bytes: u64, offset: u64, page: Bytes, bytes_max: u64) -> bool {
         let mut state = self.state.write();
         let state = &mut *state;
         let more = page.len() as u64;
         if state.bytes + more > bytes_max {
+            return false;
+        }
+        let fits = |pages: &Pages| pages.page_bytes == page_bytes;
+        let whole = page_bytes > 0 && offset.is_multiple_of(page_bytes);
+        if !whole || !state.files.get(&file).is_none_or(fits) {
             return false;
         }
         let pages = state.files.entry(file).or_default();
@@ -79,5 +85,23 @@ impl Pins {
 impl Pages {
     fn bytes(&self) -> u64 {
         self.pages.values().map(|page| page.len() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_one_file_have_one_size() {
+        let (pins, page) = (Pins::default(), |len: usize| Bytes::from(vec![7; len]));
+        assert!(pins.pin(1, 4096, 8192, page(4096), 1 << 20));
+        assert!(!pins.pin(1, 1024, 1024, page(1024), 1 << 20), "another size");
+        assert!(!pins.pin(1, 4096, 100, page(4096), 1 << 20), "not where a page begins");
+        assert!(!pins.pin(2, 0, 0, page(10), 1 << 20), "no size");
+        assert_eq!(pins.get(1, &(8192..12_288)).map(|page| page.len()), Some(4096));
+        assert_eq!(pins.bytes(), 4096, "what was refused is not counted");
+        pins.unpin(1);
+        assert!(pins.pin(1, 1024, 1024, page(1024), 1 << 20), "after the others went");
     }
 }

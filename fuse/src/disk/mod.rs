@@ -100,14 +100,39 @@ impl DiskCache {
     /// Writes whole blocks (the file's last may be shorter) from `first_block` on, some time later.
     /// `bytes` is kept until then; if too much waits already, it is dropped instead.
     pub fn write(&self, key: DiskKey, first_block: u64, bytes: Bytes) {
-        let len = bytes.len() as u64;
-        if self.directory.is_paused() || !self.queue(len) {
+        if self.directory.is_paused() || !self.queue(bytes.len() as u64) {
             self.directory.counters.writes_dropped.inc();
             return;
         }
+        self.write_queued(key, first_block, bytes);
+    }
+
+    /// [`Self::write`] of what somebody wants to be there: waits for room instead of dropping.
+    pub async fn write_surely(&self, key: DiskKey, first_block: u64, bytes: Bytes) {
+        // The queue may be smaller than what is read at once.
+        let step = (self.queue_bytes / 4 / key.block_bytes).max(1) * key.block_bytes;
+        let len = bytes.len() as u64;
+        for start in (0..len).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let part = bytes.slice(start as usize..len.min(start + step) as usize);
+            let first_block = first_block + start / key.block_bytes;
+            let part_len = part.len() as u64;
+            while !self.queue(part_len) {
+                if self.directory.is_paused() || part_len > self.queue_bytes {
+                    self.directory.counters.writes_dropped.inc();
+                    return;
+                }
+                self.flushed().await;
+            }
+            self.write_queued(key, first_block, part);
+        }
+    }
+
+    /// `bytes` are counted as queued.
+    fn write_queued(&self, key: DiskKey, first_block: u64, bytes: Bytes) {
         let queued = self.queued.clone();
         self.later(Box::new(move |directory| {
             directory.write(&key, first_block, &bytes);
+            let len = bytes.len() as u64;
             drop(bytes);
             queued.fetch_sub(len, Relaxed);
         }));

@@ -226,6 +226,21 @@ async fn a_failing_disk_stops_writes_for_a_while_and_nothing_else() {
     assert_eq!(cache.read(bad, 0..1).await.len(), 1);
 }
 
+/// More than may wait at once, and nothing is dropped.
+#[tokio::test]
+async fn sure_writes_wait_for_room() {
+    let dir = TempDir::new().expect("a directory");
+    let cache = DiskCache::open(dir.path(), 1 << 30, 5 * BLOCK).expect("opened");
+    let whole = bytes(1, 32 * BLOCK);
+    cache.write_surely(key(1, 40 * BLOCK), 8, whole.clone()).await;
+    assert!(cache.snapshot().queued_bytes <= 5 * BLOCK);
+    cache.flushed().await;
+    assert_eq!(cache.snapshot().writes_dropped, 0);
+    let runs = cache.read(key(1, 40 * BLOCK), 0..40).await;
+    let read: Vec<u8> = runs.iter().flat_map(|run| run.bytes.to_vec()).collect();
+    assert!(read == whole && runs[0].blocks.start == 8);
+}
+
 #[tokio::test]
 async fn writes_that_wait_are_bounded() {
     let dir = TempDir::new().expect("a directory");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::{FileSystem, NodeKey, databases::Slot, live::Live};
@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// Readers kept after their last handle was closed, so that opening a file anew for each query costs
-/// nothing. A local store holds a file descriptor for each.
-const IDLE_MAX: usize = 128;
+/// nothing. A local store holds a file descriptor for each, of which a process mostly has 1024; an open
+/// file in HDFS is its list of HDFS blocks.
+const IDLE_MAX: usize = 512;
 
 /// How long they are kept. A deleted local file's space is free only after that.
 const IDLE: Duration = Duration::from_secs(30);
@@ -45,6 +46,8 @@ enum Target {
 pub(super) struct FileHandle {
     target: Target,
     pub(super) stream: Stream,
+    /// Who wrote last: the number that the kernel has for all descriptors of a process.
+    pub(super) wrote: Mutex<Option<u64>>,
 }
 
 impl FileHandle {
@@ -157,7 +160,7 @@ impl Files {
             }
         };
         state.idle.retain(|(_, idle)| !Arc::ptr_eq(idle, &file));
-        state.add(FileHandle { target: Target::Settled(file), stream })
+        state.add(FileHandle { target: Target::Settled(file), stream, wrote: Mutex::default() })
     }
 
     /// A handle of a file that is being written. One that `writes` has joined it.
@@ -170,7 +173,7 @@ impl Files {
         stream: Stream,
     ) -> u64 {
         let target = Target::Live { file, ino, writes, appends };
-        self.state.write().add(FileHandle { target, stream })
+        self.state.write().add(FileHandle { target, stream, wrote: Mutex::default() })
     }
 
     pub(super) fn get(&self, fh: u64) -> Option<Arc<FileHandle>> {

@@ -6,7 +6,9 @@
 //! answer is older than the freshness.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::AtomicBool},
+    task::Poll,
     time::Duration,
 };
 
@@ -37,19 +39,19 @@ use self::{
     callers::Callers,
     databases::Databases,
     dirs::Dirs,
-    files::{Files, OpenFile},
+    files::Files,
     inodes::InodeTable,
-    live::{staged::Staging, stream::Budget},
+    live::{budget::Budget, staged::Staging},
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},
 };
 use crate::{
-    cache::{BlockCache, CacheSettings, CacheSnapshot, Source, Stream, Tiers},
+    cache::{BlockCache, CacheSettings, CacheSnapshot, Stream, Tiers},
     disk::DiskCache,
     error::{Error, ErrorKind, Result},
     memory::{self, Division, Wishes},
-    store::{FileKind, Generation, Metadata, Reader, Store, StorePath},
+    store::{FileKind, Metadata, Store, StorePath},
 };
 
 mod admin;
@@ -63,6 +65,7 @@ mod files;
 pub mod inodes;
 mod listing;
 mod live;
+mod opening;
 mod owners;
 mod recall;
 mod recovery;
@@ -273,8 +276,16 @@ impl FileSystem {
             if let Some(looked) = self.look_up_live(caller, &path).await? {
                 return Ok(looked);
             }
-            self.speculate(caller, &path);
-            let stat = self.stat(caller, &path).await?;
+            // Under way before the file is opened on suspicion: that needs the same answer.
+            let mut asking = pin!(self.stat(caller, &path));
+            let at_once = futures::poll!(asking.as_mut());
+            let stat = match at_once {
+                Poll::Ready(stat) => stat?,
+                Poll::Pending => {
+                    self.speculate(caller, &path);
+                    asking.await?
+                }
+            };
             let Some(metadata) = stat.found else {
                 self.speculation.is_no_file(&path);
                 let ttl = self.lifetime(self.tuning().negative_lifetime, stat.asked);
@@ -341,28 +352,7 @@ impl FileSystem {
                     }
                     file
                 }
-                _ => {
-                    let early = self.early(&key.path, generation).await;
-                    let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
-                    let opened = match early {
-                        Some((reader, _)) => Ok(reader),
-                        None => store.open(&key.path, Some(generation)).await,
-                    };
-                    let reader = match opened {
-                        Ok(reader) => reader,
-                        Err(error) => {
-                            // The kernel's next lookup must not be answered from memory.
-                            self.stats.forget(&key.path);
-                            return Err(match error.kind() {
-                                ErrorKind::NotFound | ErrorKind::IsADirectory => stale(&key.path),
-                                _ => error,
-                            });
-                        }
-                    };
-                    let found = Some(Arc::new(reader.metadata().clone()));
-                    self.stats.put(self.viewer(caller), key.path.clone(), Stat { found, asked });
-                    self.open_file(ino, key.path.clone(), reader)
-                }
+                _ => self.open_settled(caller, &store, ino, &key.path, generation).await?,
             };
             let keep_pages = !self.inodes.lock().take_written(ino);
             let fh = self.files.open(file, Stream::new(self.tuning().readahead_bytes_max));
@@ -477,36 +467,6 @@ impl FileSystem {
                 Err(Error::new(ErrorKind::NotADirectory, format!("{path} is not a directory")))
             }
         }
-    }
-
-    /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
-    /// his own rights: the reader would be of another.
-    fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
-        let freshness = self.tuning().freshness;
-        let worth_it = self.settings.sqlite && !self.by_caller() && !freshness.is_zero();
-        if worth_it && !self.stats.is_fresh(self.viewer(caller), path, freshness) {
-            self.speculation.looked_up(&self.store.0, path);
-        }
-    }
-
-    async fn early(
-        &self,
-        path: &Arc<StorePath>,
-        generation: Generation,
-    ) -> Option<(Arc<dyn Reader>, Instant)> {
-        if self.by_caller() {
-            return None;
-        }
-        self.speculation.take(path, generation, self.tuning().freshness).await
-    }
-
-    /// A generation that was opened, ready for handles.
-    fn open_file(&self, ino: u64, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Arc<OpenFile> {
-        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
-        let source = Source { file: key.digest(), reader: self.databases.timed(reader) };
-        self.cache.name(source.file, key.path.as_str());
-        let database = self.databases.open(&source, key.path.name());
-        Arc::new(OpenFile { ino, key, source, database })
     }
 
     /// What is at `path` as `caller` sees it, no older than the freshness.

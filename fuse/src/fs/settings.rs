@@ -7,6 +7,8 @@ use crate::{
     staging::Area,
 };
 
+use crate::memory;
+
 /// How a [`FileSystem`] behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FsSettings {
@@ -123,14 +125,18 @@ pub enum Identity {
 
 impl Default for FsSettings {
     fn default() -> Self {
+        let memory_bytes = 512 << 20;
+        // A bound above the least one leaves room.
+        let room = memory::room(memory_bytes).unwrap_or(0);
+        let [cache_bytes, prefetch_bytes, pinned_bytes] = memory::shares(room, [None; 3]);
         Self {
             freshness: Duration::from_secs(1),
             deadline: Duration::from_secs(10),
-            memory_bytes: 512 << 20,
-            cache_bytes: 256 << 20,
+            memory_bytes,
+            cache_bytes,
             disk: None,
             sqlite: true,
-            pinned_bytes: 64 << 20,
+            pinned_bytes,
             writes: WriteSettings::default(),
             identity: Identity::Fixed,
             entry_lifetime: None,
@@ -138,7 +144,7 @@ impl Default for FsSettings {
             negative_lifetime: None,
             block_bytes: 64 << 10,
             readahead_bytes_max: 8 << 20,
-            prefetch_bytes: 128 << 20,
+            prefetch_bytes,
             inodes_max: 1_000_000,
         }
     }

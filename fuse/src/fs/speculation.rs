@@ -81,7 +81,7 @@ impl Speculation {
         // Taken now, given back when it is used: so no more are under way than may go wrong.
         state.credits -= 1;
         let (store, wanted) = (store.clone(), path.clone());
-        let open = async move { store.open(&wanted, None).await }.boxed().shared();
+        let open = async move { store.open_ahead(&wanted, None).await }.boxed().shared();
         state.opens.insert(path.clone(), (Instant::now(), open.clone()));
         drop(state);
         self.runtime.spawn(open);

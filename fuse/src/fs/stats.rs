@@ -55,6 +55,12 @@ impl Stats {
         self.known.get(path).is_some_and(fresh)
     }
 
+    /// What was said of the file at `path` last, however long ago.
+    pub(super) fn last(&self, user: u32, path: &Arc<StorePath>) -> Option<Arc<Metadata>> {
+        let known = self.known.get(path)?;
+        known.iter().find(|(of, _)| *of == user).and_then(|(_, stat)| stat.found.clone())
+    }
+
     /// What is at `path` as `user` sees it, from memory while it is no older than `freshness`.
     pub(super) async fn get(
         &self,

@@ -121,6 +121,102 @@ async fn an_open_file_is_one_generation_or_stale() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_asks_once_what_it_is_and_once_whether_it_still_is() {
+    let store = MemoryStore::new();
+    let asked = || [Operation::Stat, Operation::Open, Operation::Read].map(|of| store.calls(of));
+    for name in ["plain", "a.sqlite"] {
+        let before = asked();
+        store.put(&path(&format!("/{name}")), data(1, 3000)).expect("put");
+        let fs = fs(&store);
+        let number = ino(&fs, ROOT, name).await;
+        let fh = fs.open(me(), number).await.expect("opened").fh;
+        assert_eq!(fs.read(fh, 0, 100).await.expect("read"), data(1, 100));
+        let cost: Vec<_> = asked().iter().zip(before).map(|(now, before)| now - before).collect();
+        // The memory store does not share the lookup's stat with an open on suspicion, HDFS does.
+        let guessed = u64::from(name.ends_with("sqlite"));
+        assert!(cost[0] <= 2 + guessed && cost[1..] == [1, 1], "{name}: {cost:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replaced_between_stat_and_open_is_never_mixed() {
+    for name in ["plain", "a.sqlite"] {
+        let store = MemoryStore::new();
+        store.put(&path(&format!("/{name}")), data(1, 3000)).expect("put");
+        let fs = fs(&store);
+        let number = ino(&fs, ROOT, name).await;
+        let other: Bytes = data(2, 3000);
+        store.inject(Injection::new(Fault::Replace(other.clone())).on(Operation::Open).times(1));
+        match fs.open(me(), number).await {
+            Ok(opened) => assert_eq!(fs.read(opened.fh, 0, 3000).await.expect("read"), data(1, 3000)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Stale),
+        }
+        let again = ino(&fs, ROOT, name).await;
+        let fh = fs.open(me(), again).await.expect("opened").fh;
+        assert_eq!(fs.read(fh, 0, 3000).await.expect("read"), other);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cached_is_opened_again_without_the_store() {
+    const FILES: usize = 600;
+    let store = MemoryStore::new();
+    for n in 0..FILES {
+        store.put(&path(&format!("/{n}.sqlite")), data(n as u8, 1000)).expect("put");
+    }
+    let fs = fs_with(&store, FsSettings { cache_bytes: 16 << 20, ..settings() });
+    let asked = || [Operation::Stat, Operation::Open, Operation::Read].map(|of| store.calls(of));
+    let open_all = async |numbers: &[u64]| {
+        for (n, &number) in numbers.iter().enumerate() {
+            let fh = fs.open(me(), number).await.expect("opened").fh;
+            assert_eq!(fs.read(fh, 0, 1000).await.expect("read"), data(n as u8, 1000));
+            fs.release(fh).await;
+        }
+    };
+    let look_up_all = async || {
+        let mut numbers = Vec::new();
+        for n in 0..FILES {
+            numbers.push(ino(&fs, ROOT, &format!("{n}.sqlite")).await);
+        }
+        numbers
+    };
+    let numbers = look_up_all().await;
+    open_all(&numbers).await;
+    let first = asked();
+    open_all(&numbers).await;
+    assert_eq!(asked(), first, "fresh, and all there: no question at all");
+    after(Duration::from_secs(40)).await;
+    fs.maintain();
+    assert_eq!(fs.snapshot().idle_readers, 0);
+    open_all(&look_up_all().await).await;
+    let later = asked();
+    assert_eq!(later[0] - first[0], FILES as u64, "whether it is still the same");
+    assert!(later[1] - first[1] <= 8, "only what is opened on suspicion before it is known");
+    assert_eq!(later[2], first[2], "no byte twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_file_that_was_replaced_is_stale_once_a_byte_is_missing() {
+    let store = MemoryStore::new();
+    store.put(&path("/f"), data(1, 9000)).expect("put");
+    let fs = fs(&store);
+    let number = ino(&fs, ROOT, "f").await;
+    let read_all = async |fh| fs.read(fh, 0, 9000).await;
+    let fh = fs.open(me(), number).await.expect("opened").fh;
+    assert_eq!(read_all(fh).await.expect("read"), data(1, 9000));
+    fs.release(fh).await;
+    after(Duration::from_secs(40)).await;
+    fs.maintain();
+    let opens = store.calls(Operation::Open);
+    let fh = fs.open(me(), number).await.expect("opened").fh;
+    store.put(&path("/f"), data(2, 9000)).expect("replaced");
+    assert_eq!(read_all(fh).await.expect("cached"), data(1, 9000));
+    assert_eq!(store.calls(Operation::Open), opens);
+    fs.cache().drop_all(false).await;
+    assert_eq!(kind(read_all(fh).await), ErrorKind::Stale);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_times_out_everywhere() {
     let store = MemoryStore::new();
     store.put(&path("/d/f"), data(1, 100_000)).expect("put");

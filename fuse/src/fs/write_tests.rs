@@ -265,3 +265,89 @@ async fn truncate_by_name() {
         assert_eq!(content(&fs, "f").await, expected);
     }
 }
+
+#[tokio::test]
+async fn a_program_started_meanwhile_does_not_finish_the_file() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let (writer, started) = (1, 2);
+    let fh = create(&fs, "f").await.opened.fh;
+    fs.written_by(fh, writer);
+    fs.write(fh, 0, Bytes::from_static(b"one"), false).await.expect("written");
+    fs.flush_by(fh, started).await.expect("a copy is closed");
+    fs.write(fh, 3, Bytes::from_static(b" two"), false).await.expect("written");
+    assert_eq!(store.calls(Operation::Append), 0, "the same writer goes on");
+    fs.flush_by(fh, writer).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(content(&fs, "f").await, "one two");
+}
+
+/// As little memory as is allowed, so that there is little room for what is on its way.
+fn small(store: &MemoryStore) -> FileSystem {
+    let settings = FsSettings { memory_bytes: 128 << 20, ..FsSettings::default() };
+    FileSystem::new(Arc::new(store.clone()), settings, Handle::current()).expect("settings")
+}
+
+#[tokio::test]
+async fn many_small_writes_need_no_more_room_than_their_bytes() {
+    let store = MemoryStore::new();
+    let fs = small(&store);
+    let room = fs.division().dirty_bytes;
+    let fh = create(&fs, "f").await.opened.fh;
+    // More writes than the room has KiB, all in one chunk.
+    let writes = (room >> 10) + 1_000;
+    for n in 0..writes {
+        fs.write(fh, n, Bytes::from_static(b"x"), false).await.expect("written");
+    }
+    assert!(fs.snapshot().bytes_on_their_way <= writes + 1024);
+    fs.flush(fh).await.expect("closed");
+    fs.release(fh).await;
+    assert_eq!(store.stat(&path("/f")).await.expect("there").len, writes);
+    assert_eq!(fs.snapshot().bytes_on_their_way, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_writers_leave_the_room_to_those_at_work() {
+    let store = MemoryStore::new();
+    let fs = small(&store);
+    let room = fs.division().dirty_bytes;
+    let each = Bytes::from(vec![7; 200 << 10]);
+    let mut idle = Vec::new();
+    // Together they want more than there is; none of them is closed or synced.
+    for n in 0..100 {
+        let fh = create(&fs, &format!("idle{n}")).await.opened.fh;
+        fs.write(fh, 0, each.clone(), false).await.expect("written");
+        idle.push(fh);
+    }
+    assert!(100 * each.len() as u64 > room);
+    let busy = create(&fs, "busy").await.opened.fh;
+    for n in 0..100 {
+        fs.write(busy, n * each.len() as u64, each.clone(), false).await.expect("written");
+    }
+    for (n, fh) in idle.into_iter().enumerate() {
+        fs.flush(fh).await.expect("closed");
+        assert_eq!(store.stat(&path(&format!("/idle{n}"))).await.expect("there").len, 200 << 10);
+    }
+    fs.flush(busy).await.expect("closed");
+    assert_eq!(store.stat(&path("/busy")).await.expect("there").len, 100 * (200 << 10));
+}
+
+#[tokio::test]
+async fn what_failed_leaves_its_room_to_others() {
+    let store = MemoryStore::new();
+    let fs = small(&store);
+    let failing = create(&fs, "failing").await.opened.fh;
+    store.inject(Injection::new(Fault::Fail(ErrorKind::NoSpace)).on(Operation::Write).at(&path("/failing")));
+    let large = Bytes::from(vec![1; 1 << 20]);
+    let mut offset = 0;
+    let failure = loop {
+        match fs.write(failing, offset, large.clone(), false).await {
+            Ok(()) => offset += large.len() as u64,
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(failure, ErrorKind::NoSpace);
+    assert_eq!(kind(fs.write(failing, offset, large.clone(), false).await), ErrorKind::NoSpace, "for ever");
+    assert_eq!(fs.snapshot().bytes_on_their_way, 0);
+    assert_eq!(kind(fs.flush(failing).await), ErrorKind::NoSpace);
+}

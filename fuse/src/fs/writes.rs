@@ -170,6 +170,25 @@ impl FileSystem {
         }
     }
 
+    /// Notes who writes: `owner` is the kernel's number for the descriptors of a process.
+    pub fn written_by(&self, fh: u64, owner: u64) {
+        if let Some(handle) = self.files.get(fh) {
+            *handle.wrote.lock() = Some(owner);
+        }
+    }
+
+    /// [`Self::flush`], unless somebody else than `owner` wrote last: a program that is started while
+    /// another one writes closes copies of all its descriptors, and that is no reason to finish the file.
+    /// Errors are for the one who wrote.
+    pub async fn flush_by(&self, fh: u64, owner: u64) -> Result<()> {
+        let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;
+        let wrote = *handle.wrote.lock();
+        if wrote.is_some_and(|wrote| wrote != owner) {
+            return Ok(());
+        }
+        self.flush(fh).await
+    }
+
     /// What was written through this handle is durable when this returns.
     pub async fn fsync(&self, fh: u64) -> Result<()> {
         let handle = self.files.get(fh).ok_or_else(|| no_handle(fh))?;

@@ -349,7 +349,7 @@ impl Filesystem for Callbacks {
         data: &[u8],
         _: WriteFlags,
         flags: OpenFlags,
-        _: Option<LockOwner>,
+        owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // At most `REQUEST_BYTES_MAX`.
@@ -357,7 +357,12 @@ impl Filesystem for Callbacks {
         let soon = flags.0 & libc::O_DIRECT != 0;
         self.answer(
             FsOperation::Write,
-            async move |fs: Arc<FileSystem>| fs.write(fh.0, offset, data, soon).await,
+            async move |fs: Arc<FileSystem>| {
+                if let Some(owner) = owner {
+                    fs.written_by(fh.0, owner.0);
+                }
+                fs.write(fh.0, offset, data, soon).await
+            },
             move |written| match written {
                 Ok(()) => reply.written(len),
                 Err(error) => reply.error(errno(&error)),
@@ -365,8 +370,10 @@ impl Filesystem for Callbacks {
         );
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.done(FsOperation::Flush, reply, async move |fs: Arc<FileSystem>| fs.flush(fh.0).await);
+    fn flush(&self, _: &Request, _: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        self.done(FsOperation::Flush, reply, async move |fs: Arc<FileSystem>| {
+            fs.flush_by(fh.0, owner.0).await
+        });
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {

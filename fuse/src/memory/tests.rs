@@ -54,3 +54,20 @@ async fn more_than_there_is_waits_and_too_much_goes_alone() {
     let _huge = huge.await;
     assert!(bytes.try_acquire(1).is_none());
 }
+
+proptest! {
+    #[test]
+    fn enough_is_enough_and_little_more(bytes in 0_u64..(1 << 44)) {
+        let memory = enough(bytes).expect("a bound");
+        prop_assert!(room(memory)? >= bytes);
+        prop_assert!(memory <= 128 * MIB || room(memory - 64 * MIB).is_ok_and(|room| room < bytes));
+    }
+
+    #[test]
+    fn shares_fill_the_room(room in 0_u64..(1 << 44), blocks in prop::option::of(0_u64..(1 << 44))) {
+        let [cache, readahead, pins] = shares(room, [blocks, None, None]);
+        prop_assert_eq!(cache, blocks.unwrap_or(cache));
+        let sum = cache + readahead + pins;
+        prop_assert!(sum <= room.max(cache) && sum + 14 >= room.max(cache));
+    }
+}

@@ -64,6 +64,12 @@ impl Store for Count {
         Ok(Arc::new(CountedReader { inner, counters: Arc::clone(&self.counters) }))
     }
 
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        let call = self.counters.start(Operation::Open);
+        let inner = call.done(self.inner.open_ahead(path, known).await)?;
+        Ok(Arc::new(CountedReader { inner, counters: Arc::clone(&self.counters) }))
+    }
+
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let call = self.counters.start(Operation::Create);
         let inner = call.done(self.inner.create(path, options).await)?;
@@ -131,6 +137,10 @@ impl Reader for CountedReader {
             call.bytes(bytes.len());
         }
         call.done(outcome)
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        self.inner.confirm().await
     }
 }
 

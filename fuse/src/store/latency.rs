@@ -46,6 +46,12 @@ impl Store for Latency {
         Ok(Arc::new(LateReader { inner, added: self.added }))
     }
 
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        sleep(self.added).await;
+        let inner = self.inner.open_ahead(path, known).await?;
+        Ok(Arc::new(LateReader { inner, added: self.added }))
+    }
+
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         sleep(self.added).await;
         let inner = self.inner.create(path, options).await?;
@@ -109,6 +115,11 @@ impl Reader for LateReader {
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         sleep(self.added).await;
         self.inner.read_at(offset, len).await
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        sleep(self.added).await;
+        self.inner.confirm().await
     }
 }
 

@@ -183,6 +183,13 @@ pub trait Store: Send + Sync + 'static {
     /// stat, open and stat again, so that the reader's generation is surely the one it names.
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>>;
 
+    /// As [`Store::open`], but the answer may come before it is certain what was opened: the last stat is
+    /// then made at the same time as the first read, which waits for it, or by [`Reader::confirm`].
+    ///
+    /// `known`: an earlier stat of `path`, however old, which need not be made again. Its generation is
+    /// the one that is opened, or the reader turns out `Stale`.
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>>;
+
     /// Starts writing a file. Readers may see it grow; use a temporary name and [`Store::rename`].
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>>;
 
@@ -229,6 +236,10 @@ pub trait Reader: Send + Sync + fmt::Debug + 'static {
     ///
     /// Bytes of another generation are never returned: a replaced file is `Stale`.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// Waits until it is certain that the file that was opened is of the generation that this reader
+    /// names; `Stale` or `NotFound` if it is not. Asks the store only after [`Store::open_ahead`], and once.
+    async fn confirm(&self) -> Result<()>;
 }
 
 /// A file being written, from its start to its end.

@@ -142,6 +142,11 @@ impl Store for Outage {
         Ok(Arc::new(WatchedReader { inner, watches: Arc::clone(&self.watches) }))
     }
 
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        let inner = self.watches.names.note(self.inner.open_ahead(path, known).await)?;
+        Ok(Arc::new(WatchedReader { inner, watches: Arc::clone(&self.watches) }))
+    }
+
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         self.watches.names.note(self.inner.create(path, options).await)
     }
@@ -199,6 +204,10 @@ impl Reader for WatchedReader {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         self.watches.data.note(self.inner.read_at(offset, len).await)
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        self.watches.names.note(self.inner.confirm().await)
     }
 }
 

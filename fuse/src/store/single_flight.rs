@@ -26,39 +26,49 @@ use super::{
 };
 use crate::error::Result;
 
-type Call<T> = BoxFuture<'static, Result<T>>;
+pub(super) type Call<T> = BoxFuture<'static, Result<T>>;
 
 /// What is asked, and after how many changes by this process: who has made a change must not be given
 /// an answer to a question from before it.
-type Key = (StorePath, Option<Generation>, u64);
+pub(super) type Key = (StorePath, Option<Generation>, u64);
 
 /// The calls under way of one kind.
-struct Flights<T> {
+pub(super) struct Flights<T> {
     calls: Arc<Mutex<HashMap<Key, WeakShared<Call<T>>>>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { calls: Arc::default() }
+    }
+
+    /// The call of `key` that is under way.
+    pub(super) fn find(&self, key: &Key) -> Option<Shared<Call<T>>> {
+        self.calls.lock().get(key).and_then(WeakShared::upgrade)
     }
 
     /// Joins the call of `key`, or starts one; tells which.
     fn join(&self, key: Key, start: impl FnOnce() -> Call<T>) -> (Shared<Call<T>>, bool) {
-        let mut calls = self.calls.lock();
-        if let Some(call) = calls.get(&key).and_then(WeakShared::upgrade) {
-            return (call, true);
+        match self.find(&key) {
+            Some(call) => (call, true),
+            None => (self.start(key, start()), false),
         }
+    }
+
+    /// Starts a call of `key`, which those who come later can find, also if another is under way.
+    pub(super) fn start(&self, key: Key, inner: Call<T>) -> Shared<Call<T>> {
         let landed = Landed { calls: Arc::clone(&self.calls), key: key.clone() };
-        let inner = start();
         let call = async move {
             let _landed = landed;
             inner.await
         };
         let call = call.boxed().shared();
         if let Some(weak) = call.downgrade() {
-            calls.insert(key, weak);
+            let older = self.calls.lock().insert(key, weak);
+            // Not under the lock, see `Landed`.
+            drop(older);
         }
-        (call, false)
+        call
     }
 }
 
@@ -84,12 +94,14 @@ pub(super) struct SingleFlight {
     changes: Arc<AtomicU64>,
     stats: Flights<Metadata>,
     opens: Flights<Arc<dyn Reader>>,
+    /// Apart from `opens`: who asks there must not be given a reader that is not confirmed.
+    ahead: Flights<Arc<dyn Reader>>,
 }
 
 impl SingleFlight {
     /// `changes` counts those of all who ask the same store.
     pub(super) fn new(inner: Arc<dyn Store>, counters: Arc<Counters>, changes: Arc<AtomicU64>) -> Self {
-        Self { inner, counters, changes, stats: Flights::new(), opens: Flights::new() }
+        Self { inner, counters, changes, stats: Flights::new(), opens: Flights::new(), ahead: Flights::new() }
     }
 
     fn key(&self, path: &StorePath, expected: Option<Generation>) -> Key {
@@ -136,6 +148,15 @@ impl Store for SingleFlight {
         let (call, shared) = self.opens.join(self.key(path, expected), || {
             let (inner, path) = (Arc::clone(&self.inner), path.clone());
             async move { inner.open(&path, expected).await }.boxed()
+        });
+        self.counters.shared.inc_by(u64::from(shared));
+        call.await
+    }
+
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        let (call, shared) = self.ahead.join(self.key(path, known.map(|known| known.generation)), || {
+            let (inner, path, known) = (Arc::clone(&self.inner), path.clone(), known.cloned());
+            async move { inner.open_ahead(&path, known.as_ref()).await }.boxed()
         });
         self.counters.shared.inc_by(u64::from(shared));
         call.await

@@ -2,13 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use springhouse_fuse::cache::{Advice, AdvicePoint, TierAdvice};
+use bytesize::ByteSize;
+use springhouse_fuse::{
+    cache::{Advice, AdvicePoint, TierAdvice},
+    memory::{enough, room},
+};
 
 use super::{
     super::{columns::Columns, mounts::size, print},
     daemon_of,
 };
-use crate::error::{Exit, Failure};
+use crate::{
+    error::{Exit, Failure},
+    mount::api::Settings,
+};
 
 /// `springhouse cache advise`.
 #[derive(Debug, clap::Args)]
@@ -40,21 +47,21 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
             serde_json::to_string_pretty(&advice).map_err(|error| Failure::new(Exit::Internal, error))?;
         return print(&format!("{text}\n"));
     }
-    print(&text(&advice, &entry.dir))
+    print(&text(&advice, &entry.dir, &client.settings().await?))
 }
 
-fn text(advice: &Advice, dir: &Path) -> String {
+fn text(advice: &Advice, dir: &Path, now: &Settings) -> String {
     let below = if advice.disk.is_some() { "disk" } else { "store" };
-    let mut text = tier("RAM", "memory_blocks", below, &advice.ram, dir);
+    let mut text = tier("RAM", "memory_blocks", below, &advice.ram, dir, now);
     if let Some(disk) = &advice.disk {
         text.push('\n');
-        text.push_str(&tier("Disk", "cache_size", "store", disk, dir));
+        text.push_str(&tier("Disk", "cache_size", "store", disk, dir, now));
     }
     text.push_str("\nReads that the kernel's page cache answers are not among these: see --help.\n");
     text
 }
 
-fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice, dir: &Path) -> String {
+fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice, dir: &Path, now: &Settings) -> String {
     if tier.references == 0 {
         return format!("{name} {} now: nothing was read through it yet\n", size(tier.bytes_now));
     }
@@ -82,13 +89,33 @@ fn tier(name: &str, key: &str, below: &str, tier: &TierAdvice, dir: &Path) -> St
     }
     text.push_str(&table.text());
     if let Some(point) = worth(tier) {
+        let memory = if key == "memory_blocks" { memory_for(point.bytes, now) } else { None };
+        let memory = memory.map_or_else(String::new, |bytes| format!(" memory={}", setting(bytes)));
         text.push_str(&format!(
-            "\nTo try it: springhouse cache set {} {key}={}\n",
+            "\nTo try it: springhouse cache set {} {key}={}{memory}\n",
             dir.display(),
-            size(point.bytes).replace(' ', "").replace(".0", "")
+            setting(point.bytes)
         ));
     }
     text
+}
+
+/// The bound that has room for so many bytes of blocks beside the other parts, if the present one has not.
+fn memory_for(blocks: u64, now: &Settings) -> Option<u64> {
+    let bytes = |key: &str| Some(now.get(key)?.parse::<ByteSize>().ok()?.as_u64());
+    let wished = blocks.checked_add(bytes("memory_readahead")?)?.checked_add(bytes("memory_pins")?)?;
+    let memory = bytes("memory")?;
+    if room(memory).is_ok_and(|room| wished <= room) { None } else { enough(wished) }
+}
+
+/// As a setting is written: `1GiB`, and to the byte where it is not round.
+fn setting(bytes: u64) -> String {
+    let round = size(bytes).replace(' ', "").replace(".0", "");
+    if round.parse::<ByteSize>().is_ok_and(|parsed| parsed.as_u64() == bytes) {
+        round
+    } else {
+        bytes.to_string()
+    }
 }
 
 /// `RAM 512 MiB now: 71 % hits; 1 GiB: 89 %, saves 1,240 store reads a minute; 2 GiB: 90 %`
@@ -175,8 +202,14 @@ mod tests {
             sentence("RAM", "store", &ram),
             "RAM 512 MiB now: 71 % hits; 1 GiB: 89 %, saves 1,240 store reads a minute; 2 GiB: 90 %"
         );
-        let text = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"));
-        assert!(text.contains("cache set /m memory_blocks=1GiB"), "{text}");
+        let now = |memory: &str| {
+            let parts = [("memory", memory), ("memory_readahead", "64MiB"), ("memory_pins", "32MiB")];
+            parts.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+        };
+        let text = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("4GiB"));
+        assert!(text.contains("cache set /m memory_blocks=1GiB\n"), "{text}");
+        let tight = tier("RAM", "memory_blocks", "store", &ram, Path::new("/m"), &now("800MiB"));
+        assert!(tight.contains("cache set /m memory_blocks=1GiB memory=1"), "{tight}");
         assert!(text.contains("now  512.0 MiB  71 %  ████████████████████████████▍"), "{text}");
         assert!(text.contains("-2,136"), "a smaller one costs: {text}");
     }
@@ -185,11 +218,11 @@ mod tests {
     fn no_advice_without_reads_or_gain() {
         let none = advice(&[(512, 0.0)], 512, 0);
         assert_eq!(
-            tier("RAM", "memory_blocks", "store", &none, Path::new("/m")),
+            tier("RAM", "memory_blocks", "store", &none, Path::new("/m"), &Settings::new()),
             "RAM 512.0 MiB now: nothing was read through it yet\n"
         );
         let few = advice(&[(512, 0.5), (1024, 0.502)], 512, 12);
-        let text = tier("RAM", "memory_blocks", "store", &few, Path::new("/m"));
+        let text = tier("RAM", "memory_blocks", "store", &few, Path::new("/m"), &Settings::new());
         assert!(text.contains("Only 12 blocks"), "{text}");
         assert!(!text.contains("To try it"), "{text}");
     }

@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args, pin: bool) -> Result<(), Failure> {
             let text =
                 serde_json::to_string_pretty(&done).map_err(|error| Failure::new(Exit::Internal, error))?;
             print(&format!("{text}\n"))?;
-        } else {
+        } else if done.refused.is_none() || !done.files.is_empty() {
             print(&format!("{}: {}\n", entry.dir.display(), text(&done, pin)))?;
         }
         if let Some(refused) = done.refused {

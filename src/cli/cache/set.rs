@@ -46,7 +46,12 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
         }
         let mut table = Columns::new(["SETTING", "NOW"]);
         for (key, value) in settings {
-            table.row([key, if value.is_empty() { "as freshness".into() } else { value }]);
+            let value = match value.as_str() {
+                "" if key == "cache_size" => "no cache_dir".into(),
+                "" => "as freshness".into(),
+                _ => value,
+            };
+            table.row([key, value]);
         }
         return print(&table.text());
     }

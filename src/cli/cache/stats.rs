@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use springhouse_fuse::cache::KeptFile;
+
 use super::{
     super::{
         columns::Columns,
@@ -37,26 +39,40 @@ pub(super) async fn run(args: Args) -> Result<(), Failure> {
     print(&text(&stats))
 }
 
+/// Pinned files that are listed.
+const PINNED_SHOWN: usize = 20;
+
+fn pinned_line(file: &KeptFile) -> String {
+    format!("pinned {} ({})\n", file.path, size(file.bytes))
+}
+
 fn text(stats: &MountStats) -> String {
     let cache = &stats.fs.cache;
     let mut table = Columns::new(["", "#NOW", "#MOST"]);
     let mut sizes = |name: &str, now: u64, most: u64| table.row([name.into(), size(now), size(most)]);
     sizes("blocks", cache.cached_bytes, cache.cache_bytes_max);
     sizes("read ahead", cache.readahead_bytes, cache.readahead_bytes_max);
+    sizes("pinned", cache.pinned_bytes, cache.pinned_bytes_max);
     sizes("process", stats.memory_resident_bytes, stats.memory_bytes_max);
-    table.row(["pinned pages".into(), size(cache.pinned_bytes), "-".into()]);
+    if let Some(disk) = &cache.disk {
+        sizes("on disk", disk.used_bytes, disk.bytes_max);
+    }
     let hits = stats.hit_ratio().map_or_else(
         || "nothing was read yet".into(),
         |ratio| {
             format!(
                 "{} of {} blocks were in memory",
                 percent(ratio),
-                cache.hits + cache.readahead_hits + cache.misses
+                cache.hits + cache.pinned_hits + cache.readahead_hits + cache.misses
             )
         },
     );
+    let mut pinned: String = stats.pinned.iter().take(PINNED_SHOWN).map(pinned_line).collect();
+    if stats.pinned.len() > PINNED_SHOWN {
+        pinned.push_str(&format!("... and {} more: see --json\n", stats.pinned.len() - PINNED_SHOWN));
+    }
     format!(
-        "{} at {}\n{hits}\n{} reads of the store gave {}; {} of what was read ahead was not used\n\n{}",
+        "{} at {}\n{hits}\n{} reads of the store gave {}; {} of what was read ahead was not used\n\n{}{pinned}",
         stats.store,
         stats.dir.display(),
         cache.store_reads,

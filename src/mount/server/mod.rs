@@ -59,7 +59,7 @@ impl Status {
             uptime_seconds: self.since.elapsed().as_secs_f64(),
             mount_id: self.mount_id,
             memory_resident_bytes: resident_bytes().unwrap_or(0),
-            memory_bytes_max: self.fs.settings().memory_bytes,
+            memory_bytes_max: self.tuner.memory_bytes_max(),
             pinned: self.fs.pinned(),
             hints: self.gauges.hints.get(),
             fs: self.fs.snapshot(),

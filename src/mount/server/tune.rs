@@ -7,7 +7,7 @@ use springhouse_fuse::{
     cache::Resize,
     error::{Error, ErrorKind, Result},
     fs::{FileSystem, FsSettings, Tuning},
-    memory::{Wishes, divide},
+    memory::{enough, room},
 };
 
 use super::super::api::{Changed, Settings};
@@ -18,7 +18,8 @@ use crate::config::{
 };
 
 /// What can be changed, in the order of the documents.
-const TUNABLE: [&str; 9] = [
+const TUNABLE: [&str; 10] = [
+    "memory",
     "memory_blocks",
     "memory_readahead",
     "memory_pins",
@@ -38,6 +39,8 @@ type AnySpan = Span<0, { u64::MAX }>;
 #[derive(Debug)]
 pub(in crate::mount) struct Tuner {
     now: Mutex<FsSettings>,
+    /// The bound that the parts with a fixed size were made for: it may be raised and come back.
+    memory_bytes_min: u64,
 }
 
 impl Tuner {
@@ -49,7 +52,12 @@ impl Tuner {
         now.cache_bytes = cache.cache_bytes_max;
         now.prefetch_bytes = cache.readahead_bytes_max;
         now.pinned_bytes = cache.pinned_bytes_max;
-        Self { now: Mutex::new(now) }
+        Self { memory_bytes_min: now.memory_bytes, now: Mutex::new(now) }
+    }
+
+    /// The bound of everything that the daemon holds.
+    pub(in crate::mount) fn memory_bytes_max(&self) -> u64 {
+        self.now.lock().memory_bytes
     }
 
     /// Every key that can be changed, with its value; empty: it follows another.
@@ -68,7 +76,7 @@ impl Tuner {
         for (key, text) in wanted {
             apply(&mut next, &spec(key)?, text)?;
         }
-        check(&next)?;
+        self.check(&next)?;
         fs.resize(&Resize {
             cache_bytes: changed(now.cache_bytes, next.cache_bytes),
             readahead_bytes: changed(now.prefetch_bytes, next.prefetch_bytes),
@@ -81,6 +89,20 @@ impl Tuner {
         *now = next;
         let pairs = old.into_iter().zip(new).filter(|((key, _), _)| wanted.contains_key(key));
         Ok(pairs.map(|((key, old), (_, new))| (key, Changed { old, new })).collect())
+    }
+
+    fn check(&self, next: &FsSettings) -> Result<()> {
+        if next.memory_bytes < self.memory_bytes_min {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "memory: {} is less than the {} that the mount was started with; mount anew with less",
+                    shown(next.memory_bytes),
+                    shown(self.memory_bytes_min)
+                ),
+            ));
+        }
+        fits(next)
     }
 }
 
@@ -117,6 +139,7 @@ fn apply(to: &mut FsSettings, spec: &KeySpec, text: &str) -> Result<()> {
     let size = || AnySize::parse(&text).map(AnySize::bytes).map_err(odd);
     let span = || AnySpan::parse(&text).map(AnySpan::duration).map_err(odd);
     match spec.name {
+        "memory" => to.memory_bytes = size()?,
         "memory_blocks" => to.cache_bytes = size()?,
         "memory_readahead" => to.prefetch_bytes = size()?,
         "memory_pins" => to.pinned_bytes = size()?,
@@ -148,43 +171,43 @@ fn set_lifetime(to: &mut FsSettings, name: &str, lifetime: Option<Duration>) -> 
 }
 
 /// Whether the parts fit into the bound of the process, beside what it needs for other things.
-fn check(next: &FsSettings) -> Result<()> {
-    let wishes = Wishes {
-        cache_bytes: next.cache_bytes,
-        pinned_bytes: next.pinned_bytes,
-        readahead_bytes: next.prefetch_bytes,
-        inodes_max: next.inodes_max,
-    };
-    let division = divide(next.memory_bytes, &wishes)?;
-    let sum = |a: u64, b: u64, c: u64| a.saturating_add(b).saturating_add(c);
-    let wished = sum(wishes.cache_bytes, wishes.pinned_bytes, wishes.readahead_bytes);
-    let room = sum(division.cache_bytes, division.pinned_bytes, division.readahead_bytes);
-    // Cut in proportion, each rounded down.
-    if wished > room + 3 {
-        return Err(Error::new(
-            ErrorKind::NoSpace,
-            format!(
-                "memory_blocks, memory_readahead and memory_pins would be {} together, and {} of memory ({}) \
-                 are left for them; make one of them smaller, or mount anew with more memory",
-                shown(wished),
-                shown(room),
-                shown(next.memory_bytes)
-            ),
-        ));
+fn fits(next: &FsSettings) -> Result<()> {
+    let parts = [next.cache_bytes, next.prefetch_bytes, next.pinned_bytes];
+    let wished = parts.into_iter().fold(0, u64::saturating_add);
+    let room = room(next.memory_bytes)?;
+    if wished <= room {
+        return Ok(());
     }
-    Ok(())
+    let more =
+        enough(wished).map_or_else(String::new, |bytes| format!("memory={} is enough, or ", text(bytes)));
+    Err(Error::new(
+        ErrorKind::NoSpace,
+        format!(
+            "memory_blocks, memory_readahead and memory_pins would be {} together, and {} of memory ({}) are \
+             left for them; {more}make one of them smaller",
+            shown(wished),
+            shown(room),
+            shown(next.memory_bytes)
+        ),
+    ))
 }
 
 fn shown(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
+/// As a configuration file writes it.
+fn text(bytes: u64) -> String {
+    AnySize::parse(&bytes.to_string()).map(|size| size.text()).unwrap_or_default()
+}
+
 fn values(of: &FsSettings) -> Settings {
-    let size = |bytes: u64| AnySize::parse(&bytes.to_string()).map(|size| size.text()).unwrap_or_default();
+    let size = text;
     let span = |span: Duration| {
         AnySpan::parse(&format!("{}ms", span.as_millis())).map(|span| span.text()).unwrap_or_default()
     };
     let value = |key: &str| match key {
+        "memory" => size(of.memory_bytes),
         "memory_blocks" => size(of.cache_bytes),
         "memory_readahead" => size(of.prefetch_bytes),
         "memory_pins" => size(of.pinned_bytes),
@@ -206,8 +229,9 @@ mod tests {
 
     fn applied(key: &str, text: &str) -> Result<FsSettings> {
         let mut to = FsSettings::default();
+        let tuner = Tuner { memory_bytes_min: to.memory_bytes, now: Mutex::new(to.clone()) };
         apply(&mut to, &spec(key)?, text)?;
-        check(&to)?;
+        tuner.check(&to)?;
         Ok(to)
     }
 
@@ -216,20 +240,35 @@ mod tests {
         assert_eq!(applied("freshness", "5s").expect("good").freshness, Duration::from_secs(5));
         assert_eq!(applied("entry_lifetime", "0").expect("good").entry_lifetime, Some(Duration::ZERO));
         assert_eq!(applied("entry_lifetime", "").expect("good").entry_lifetime, None);
+        assert_eq!(applied("memory", "1GiB").expect("good").memory_bytes, 1 << 30);
         assert_eq!(applied("memory_blocks", "0").expect("good").cache_bytes, 0);
         for (key, text, reason) in [
             ("freshness", "10", "has no unit"),
             ("freshness", "2h", "too large; give a time from 0s to 1h"),
             ("readahead_max", "1GiB", "too large"),
             ("cache_size", "1GiB", "mount anew with cache_dir"),
-            ("memory_blocks", "600MiB", "of memory (512.0 MiB) are left"),
-            ("memory", "1GiB", "cannot be changed while the mount runs"),
+            ("memory_blocks", "600MiB", "of memory (512.0 MiB) are left for them; memory="),
+            ("memory", "256MiB", "less than the 512.0 MiB that the mount was started with"),
+            ("cache_dir", "/x", "cannot be changed while the mount runs"),
             ("read_only", "true", "cannot be changed while the mount runs"),
-            ("nonsense", "1", "is no key; what can be changed is memory_blocks, "),
+            ("nonsense", "1", "is no key; what can be changed is memory, memory_blocks, "),
         ] {
             let error = applied(key, text).expect_err(key);
             assert!(error.message().contains(reason), "{key}={text}: {error}");
         }
+    }
+
+    /// The remedy that is named is one.
+    #[test]
+    fn more_memory_makes_room() {
+        let error = applied("memory_blocks", "1GiB").expect_err("too much");
+        let remedy = error.message().split("; memory=").nth(1).and_then(|rest| rest.split(' ').next());
+        let mut next = FsSettings::default();
+        for (key, text) in [("memory_blocks", "1GiB"), ("memory", remedy.expect("a remedy"))] {
+            apply(&mut next, &spec(key).expect("tunable"), text).expect("good");
+        }
+        fits(&next).expect("there is room");
+        assert!(next.memory_bytes < 2 << 30, "{error}");
     }
 
     #[test]

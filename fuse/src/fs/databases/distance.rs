@@ -67,4 +67,8 @@ impl Reader for Timed {
         }
         outcome
     }
+
+    async fn confirm(&self) -> Result<()> {
+        self.reader.confirm().await
+    }
 }

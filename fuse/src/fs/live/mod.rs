@@ -24,6 +24,8 @@ use crate::{
     store::{Generation, Metadata, Store, StorePath},
 };
 
+pub(super) mod budget;
+mod pipe;
 pub(super) mod staged;
 pub(super) mod stream;
 

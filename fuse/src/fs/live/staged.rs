@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{At, Shared, Sink, stream::Budget};
+use super::{At, Shared, Sink, budget::Budget};
 use crate::{
     error::{Error, ErrorKind, Result},
     fs::{Caller, stale},
@@ -180,7 +180,7 @@ impl Staged {
         offset: u64,
         len: usize,
     ) -> Result<(u64, Bytes, impl Send + use<>)> {
-        let budget = self.staging.budget.take(len).await?;
+        let budget = self.staging.budget.take(self.staging.budget.permits(len)).await?;
         let bytes = self.within("read", reader.read_at(offset, len)).await?;
         if bytes.len() < len {
             let message = format!("the store has {} of {len} bytes at {offset}", bytes.len());
@@ -222,7 +222,7 @@ impl Staged {
             self.check()?;
             return Ok(file.metadata());
         };
-        let _budget = self.staging.budget.take(2 * CHUNK_BYTES).await?;
+        let _budget = self.staging.budget.take(self.staging.budget.permits(2 * CHUNK_BYTES)).await?;
         let upload = Upload { store: &*file.store.0, piece: &piece, step: self.staging.step };
         let temporary = upload.temporary(&file.path())?;
         let sending = piece.clone();

@@ -255,6 +255,11 @@ impl Store for Deadline {
         Ok(Arc::new(SteadyReader::new(Arc::clone(&self.shared), path.clone(), reader)))
     }
 
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        let reader = self.shared.ask("open", path, || self.shared.inner.open_ahead(path, known)).await?;
+        Ok(Arc::new(SteadyReader::new(Arc::clone(&self.shared), path.clone(), reader)))
+    }
+
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let inner = self.shared.change("create", path, self.shared.inner.create(path, options)).await?;
         Ok(Box::new(SteadyWriter::new(Arc::clone(&self.shared), path.clone(), inner)))

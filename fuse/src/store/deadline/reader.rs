@@ -116,6 +116,11 @@ impl Reader for SteadyReader {
         pass.settle(outcome.as_ref().err());
         outcome
     }
+
+    async fn confirm(&self) -> Result<()> {
+        // A question to the NameNode, also where a reader that failed meanwhile is opened again.
+        self.shared.ask("open", &self.path, || async { self.reader().await?.confirm().await }).await
+    }
 }
 
 /// Puts a reader in doubt when the read through it ends badly, or is dropped after a long time.

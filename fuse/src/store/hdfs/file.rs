@@ -9,7 +9,7 @@ use hdfs_native::{
     HdfsError,
     file::{FileReader, FileWriter},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::{
     client::Connection,
@@ -34,6 +34,8 @@ pub(super) struct HdfsReader {
     path: String,
     metadata: Metadata,
     file: Arc<FileReader>,
+    /// Set once it is certain that `file` is of the generation in `metadata`.
+    confirmed: OnceCell<()>,
 }
 
 impl fmt::Debug for HdfsReader {
@@ -70,11 +72,29 @@ impl HdfsReader {
                 // Of a file that is still being written, less can be read than is listed.
                 metadata.len = metadata.len.min(file.file_length() as u64);
                 let (connection, path) = (Arc::clone(connection), path.to_owned());
-                return Ok(Self { connection, path, metadata, file: Arc::new(file) });
+                let confirmed = OnceCell::new_with(Some(()));
+                return Ok(Self { connection, path, metadata, file: Arc::new(file), confirmed });
             }
             before = metadata.generation;
         }
         Err(Error::new(ErrorKind::Stale, format!("{path}: is replaced too fast to be opened")))
+    }
+
+    /// Opens the file at `path` of which `known` was true a while ago; whether it still is, is asked while
+    /// the first bytes come.
+    pub(super) async fn open_ahead(
+        connection: &Arc<Connection>,
+        path: &str,
+        known: Metadata,
+    ) -> Result<Self> {
+        if known.is_dir() {
+            return Err(Error::new(ErrorKind::IsADirectory, format!("{path}: is a directory")));
+        }
+        let asked = path.to_owned();
+        let file = connection.ask(path, |client| async move { client.read(&asked).await }).await?;
+        let metadata = Metadata { len: known.len.min(file.file_length() as u64), ..known };
+        let (connection, path, confirmed) = (Arc::clone(connection), path.to_owned(), OnceCell::new());
+        Ok(Self { connection, path, metadata, file: Arc::new(file), confirmed })
     }
 
     async fn read_part(&self, start: usize, len: usize) -> Result<Part> {
@@ -135,7 +155,13 @@ impl Reader for HdfsReader {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let (mut bytes, mut failed) = self.read_part(start, len).await?;
+        let (mut bytes, mut failed) = if self.confirmed.initialized() {
+            self.read_part(start, len).await?
+        } else {
+            let (sure, part) = tokio::join!(self.confirm(), self.read_part(start, len));
+            sure?;
+            part?
+        };
         // To the client a DataNode with one wrong byte is dead for as long as the file is open. Where
         // replicas are bad at different places, each opening gets past one of them.
         while let Some(error) = failed {
@@ -155,6 +181,14 @@ impl Reader for HdfsReader {
             failed = next;
         }
         Ok(bytes.freeze())
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        let confirmed = self.confirmed.get_or_try_init(|| async {
+            let now = file_status(&self.connection, &self.path).await?;
+            check_generation(&self.path, &now, Some(self.metadata.generation))
+        });
+        confirmed.await.copied()
     }
 }
 

@@ -22,6 +22,7 @@ use self::{
 use super::{
     AttributeChanges, CreateOptions, Entry, FileKind, Generation, HdfsOptions, Metadata, Reader, Store,
     StorePath, StoreUrl, Usage, Writer,
+    single_flight::{self, Flights},
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -46,6 +47,12 @@ pub(super) struct HdfsStore {
     connection: Arc<Connection>,
     /// The last usage and when it was asked for. Held while asking: one asks for all.
     usage: Mutex<Option<(Instant, Usage)>>,
+    /// Stats under way, for opens that need one from before.
+    stats: Flights<Metadata>,
+}
+
+fn key(path: &StorePath) -> single_flight::Key {
+    (path.clone(), None, 0)
 }
 
 impl HdfsStore {
@@ -54,7 +61,13 @@ impl HdfsStore {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{url}: is not in HDFS")));
         };
         let connection = Arc::new(Connection::new(authority, *view, options, deadline)?);
-        Ok(Self { url: url.clone(), root: path.clone(), connection, usage: Mutex::new(None) })
+        Ok(Self {
+            url: url.clone(),
+            root: path.clone(),
+            connection,
+            usage: Mutex::new(None),
+            stats: Flights::new(),
+        })
     }
 
     /// Has the client ask for what it asks for before its first read, and then keeps: the NameNode's
@@ -206,7 +219,10 @@ impl Store for HdfsStore {
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Metadata> {
-        self.status(path).await
+        let (connection, at) = (Arc::clone(&self.connection), self.at(path));
+        let asking = async move { status(&connection, &at).await };
+        // Always a new question: this one may have been put because of a change.
+        self.stats.start(key(path), asking.boxed()).await
     }
 
     fn list<'a>(&'a self, dir: &'a StorePath) -> BoxStream<'a, Result<Entry>> {
@@ -234,6 +250,18 @@ impl Store for HdfsStore {
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
         Ok(Arc::new(HdfsReader::open(&self.connection, &self.at(path), expected).await?))
+    }
+
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        let known = match known {
+            Some(known) => known.clone(),
+            // Whoever opens early mostly has asked for the same stat, a moment ago.
+            None => match self.stats.find(&key(path)) {
+                Some(under_way) => under_way.await?,
+                None => self.status(path).await?,
+            },
+        };
+        Ok(Arc::new(HdfsReader::open_ahead(&self.connection, &self.at(path), known).await?))
     }
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {

@@ -96,6 +96,10 @@ impl Reader for LocalReader {
         let open = Arc::clone(&self.inner);
         blocking(move || open.read(offset, len)).await
     }
+
+    async fn confirm(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Open {

@@ -288,6 +288,11 @@ impl Store for LocalStore {
         Ok(Arc::new(reader))
     }
 
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        // An open file is certain.
+        self.open(path, known.map(|known| known.generation)).await
+    }
+
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let target = path.clone();
         let file = self.run(move |store| store.create_now(&target, options)).await?;

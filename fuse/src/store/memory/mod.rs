@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream, stream::BoxStream};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
 pub use self::faults::{Fault, Injected, Injection};
 use self::{
@@ -83,6 +84,20 @@ impl MemoryStore {
         self.inner.calls[operation as usize].load(Relaxed)
     }
 
+    /// What is at `path`, called what is `known` of it.
+    async fn open_now(&self, path: &StorePath, known: Option<Metadata>) -> Result<MemoryReader> {
+        self.arrive(Operation::Open, path).await?;
+        let node = self.inner.tree.lock().file(path)?.clone();
+        Ok(MemoryReader {
+            store: self.clone(),
+            path: path.clone(),
+            metadata: known.unwrap_or(node.metadata),
+            bytes: node.bytes,
+            alive: node.alive,
+            confirmed: OnceCell::new_with(Some(())),
+        })
+    }
+
     /// Counts a call and suffers its fault; tells whether a read must give wrong bytes.
     async fn arrive(&self, operation: Operation, path: &StorePath) -> Result<bool> {
         self.inner.calls[operation as usize].fetch_add(1, Relaxed);
@@ -118,16 +133,15 @@ impl Store for MemoryStore {
     }
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
-        self.arrive(Operation::Open, path).await?;
-        let node = self.inner.tree.lock().file(path)?.clone();
-        super::check_generation(path, &node.metadata, expected)?;
-        Ok(Arc::new(MemoryReader {
-            store: self.clone(),
-            path: path.clone(),
-            metadata: node.metadata,
-            bytes: node.bytes,
-            alive: node.alive,
-        }))
+        let reader = self.open_now(path, None).await?;
+        super::check_generation(path, &reader.metadata, expected)?;
+        Ok(Arc::new(reader))
+    }
+
+    async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
+        // As HDFS does it: by path, so that what was opened is not surely what is known.
+        let reader = self.open_now(path, known.cloned()).await?;
+        Ok(Arc::new(MemoryReader { confirmed: OnceCell::new(), ..reader }))
     }
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
@@ -201,6 +215,7 @@ struct MemoryReader {
     metadata: Metadata,
     bytes: Bytes,
     alive: Alive,
+    confirmed: OnceCell<()>,
 }
 
 #[async_trait]
@@ -210,6 +225,7 @@ impl Reader for MemoryReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
+        self.confirm().await?;
         let flip = self.store.arrive(Operation::Read, &self.path).await?;
         if !self.alive.load(SeqCst) {
             return Err(Error::new(
@@ -221,6 +237,14 @@ impl Reader for MemoryReader {
         let end = start.saturating_add(len).min(self.bytes.len());
         let bytes = self.bytes.slice(start..end);
         Ok(if flip { bytes.iter().map(|byte| !byte).collect() } else { bytes })
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        let confirmed = self.confirmed.get_or_try_init(|| async {
+            let now = self.store.stat(&self.path).await?;
+            super::check_generation(&self.path, &now, Some(self.metadata.generation))
+        });
+        confirmed.await.copied()
     }
 }
 
