@@ -23,6 +23,15 @@ pub enum SetTime {
     At(SystemTime),
 }
 
+impl SetTime {
+    fn time(self) -> SystemTime {
+        match self {
+            Self::Now => SystemTime::now(),
+            Self::At(time) => time,
+        }
+    }
+}
+
 /// What is to be changed; `None` stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAttr {
@@ -110,6 +119,12 @@ impl FileSystem {
         live: Option<&Arc<Live>>,
         set: SetAttr,
     ) -> Result<()> {
+        // Its path leads to nothing, or to another file.
+        if !self.inodes.lock().attached(ino) {
+            let live = live.ok_or_else(|| stale(&key.path))?;
+            live.shared.set(set.mode.map(|mode| mode & 0o7777), set.mtime.map(SetTime::time));
+            return Ok(());
+        }
         let store = self.store_of(caller).await?;
         let _still = match live {
             Some(live) => live.sink.hold().await,
@@ -171,12 +186,7 @@ impl FileSystem {
     /// What the store is told: names instead of numbers, and nothing that is so already, because HDFS
     /// lets only its superuser change an owner, even to the same.
     async fn changes(&self, now: &Metadata, set: SetAttr) -> Result<AttributeChanges> {
-        let time = |set: Option<SetTime>| {
-            set.map(|set| match set {
-                SetTime::Now => SystemTime::now(),
-                SetTime::At(time) => time,
-            })
-        };
+        let time = |set: Option<SetTime>| set.map(SetTime::time);
         let (uid, gid) = self.owners.ids(&now.owner, &now.group).await;
         let owner = match set.uid {
             Some(wanted) => self.other_name(wanted, uid, &now.owner, "user", user_name).await?,

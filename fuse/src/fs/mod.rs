@@ -74,6 +74,8 @@ mod recovery;
 mod settings;
 mod speculation;
 #[cfg(test)]
+mod staged_model;
+#[cfg(test)]
 mod staged_tests;
 mod stats;
 #[cfg(test)]

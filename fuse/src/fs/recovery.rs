@@ -87,7 +87,7 @@ impl FileSystem {
             atime: now,
             replication: 0,
             block_size: 0,
-            generation: record.base().unwrap_or(Generation([0; 16])),
+            generation: record.base().generation.unwrap_or(Generation([0; 16])),
         };
         // As the store has it, if it says so now.
         let known = match store.stat(&path).await {

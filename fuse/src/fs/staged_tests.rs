@@ -15,11 +15,11 @@ fn path(text: &str) -> StorePath {
     StorePath::parse(text).expect("a valid path")
 }
 
-fn me() -> Caller {
+pub(super) fn me() -> Caller {
     Caller::own()
 }
 
-fn settings(dir: &Path) -> FsSettings {
+pub(super) fn settings(dir: &Path) -> FsSettings {
     let writes = WriteSettings {
         mode: WriteMode::Staged,
         staging_dir: Some(dir.to_owned()),
@@ -41,14 +41,14 @@ fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {
     outcome.expect_err("an error").kind()
 }
 
-async fn ino(fs: &FileSystem, name: &str) -> Option<u64> {
+pub(super) async fn ino(fs: &FileSystem, name: &str) -> Option<u64> {
     fs.lookup(me(), ROOT, name).await.expect("looked up").attr.map(|attr| attr.ino)
 }
 
 const TRUNCATE: OpenFor = OpenFor { truncate: true, append: false, exclusive: false };
 
 /// As the kernel does, made if it is not there: number and handle.
-async fn open(fs: &FileSystem, name: &str, wanted: OpenFor) -> Result<(u64, u64)> {
+pub(super) async fn open(fs: &FileSystem, name: &str, wanted: OpenFor) -> Result<(u64, u64)> {
     let Some(number) = ino(fs, name).await else {
         let created = fs.create(me(), ROOT, name, 0o640, wanted).await?;
         return Ok((created.attr.ino, created.opened.fh));
@@ -62,21 +62,21 @@ async fn open(fs: &FileSystem, name: &str, wanted: OpenFor) -> Result<(u64, u64)
     }
 }
 
-async fn write(fs: &FileSystem, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+pub(super) async fn write(fs: &FileSystem, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
     fs.write(fh, offset, Bytes::copy_from_slice(bytes), false).await
 }
 
-async fn close(fs: &FileSystem, fh: u64) -> Result<()> {
+pub(super) async fn close(fs: &FileSystem, fh: u64) -> Result<()> {
     let flushed = fs.flush(fh).await;
     fs.release(fh).await;
     flushed
 }
 
-async fn set_len(fs: &FileSystem, number: u64, len: u64) -> Result<()> {
+pub(super) async fn set_len(fs: &FileSystem, number: u64, len: u64) -> Result<()> {
     fs.setattr(me(), number, SetAttr { len: Some(len), ..SetAttr::default() }).await.map(drop)
 }
 
-async fn content(fs: &FileSystem, name: &str) -> Option<Bytes> {
+pub(super) async fn content(fs: &FileSystem, name: &str) -> Option<Bytes> {
     let fh = match fs.open(me(), ino(fs, name).await?).await {
         Err(error) if error.kind() == ErrorKind::Stale => {
             fs.open(me(), ino(fs, name).await?).await.expect("opened").fh
@@ -88,24 +88,30 @@ async fn content(fs: &FileSystem, name: &str) -> Option<Bytes> {
     Some(bytes)
 }
 
-async fn stored(store: &MemoryStore, name: &str) -> Option<Bytes> {
+pub(super) async fn stored(store: &dyn Store, name: &str) -> Option<Bytes> {
     let reader = store.open(&path(name), None).await.ok()?;
     Some(reader.read_at(0, 4 << 20).await.expect("read"))
 }
 
-async fn names(store: &MemoryStore) -> Vec<String> {
+pub(super) async fn names_in(store: &dyn Store) -> Vec<String> {
     let root = StorePath::root();
-    store.list(&root).map(|entry| entry.expect("listed").name).collect().await
+    let mut names: Vec<String> = store.list(&root).map(|entry| entry.expect("listed").name).collect().await;
+    names.sort();
+    names
 }
 
-fn staged(dir: &Path) -> Vec<String> {
+async fn names(store: &MemoryStore) -> Vec<String> {
+    names_in(store).await
+}
+
+pub(super) fn staged(dir: &Path) -> Vec<String> {
     let entries = disk::read_dir(dir).expect("listed").map(|entry| entry.expect("an entry"));
     let names = entries.map(|entry| entry.file_name().into_string().expect("UTF-8"));
     names.filter(|name| name != "lock").collect()
 }
 
 /// What is on the disk at this moment, as a crash would leave it.
-fn copy(dir: &Path) -> TempDir {
+pub(super) fn copy(dir: &Path) -> TempDir {
     let copy = tempfile::tempdir().expect("a directory");
     for name in staged(dir) {
         disk::copy(dir.join(&name), copy.path().join(&name)).expect("copied");

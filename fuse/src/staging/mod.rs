@@ -30,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use self::{
     names::{recovered_name, temporary_name},
     piece::Piece,
-    record::{Record, State},
+    record::{Base, Record, Sent, State},
     room::{Room, Units},
     upload::{CHUNK_BYTES, Placed, Upload, blocking},
 };

@@ -5,6 +5,7 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::local;
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::Generation,
+    store::{Generation, Metadata},
 };
 
 /// Changes with the meaning of a field.
@@ -31,6 +32,43 @@ pub enum State {
     Deleted,
 }
 
+/// By what a file is known again that was put in its place, when the store did not say of which generation
+/// it is there: a rename changes neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    len: u64,
+    mtime_ns: u64,
+}
+
+impl From<&Metadata> for Sent {
+    fn from(metadata: &Metadata) -> Self {
+        let mtime = metadata.mtime.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { len: metadata.len, mtime_ns: u64::try_from(mtime.as_nanos()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// What has to be at the path of a file that was made from it, for the file to take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Base {
+    /// Its generation; `None`: nothing is there.
+    pub generation: Option<Generation>,
+    /// Or an upload of which nobody heard how it ended.
+    pub sent: Option<Sent>,
+}
+
+impl Base {
+    /// The generation that a file was made from.
+    pub fn of(generation: Generation) -> Self {
+        Self { generation: Some(generation), sent: None }
+    }
+
+    /// Whether it is what is there now.
+    pub fn is(&self, there: Option<&Metadata>) -> bool {
+        let sent = there.is_some_and(|there| self.sent == Some(there.into()));
+        sent || there.map(|there| there.generation) == self.generation
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -43,6 +81,9 @@ pub struct Record {
     pub path: String,
     /// Of which generation it was made, as [`Generation`] prints; `None`: the path was free.
     pub base: Option<String>,
+    /// What an upload may have put there since.
+    #[serde(default)]
+    pub sent: Option<Sent>,
     /// Permission bits, should nothing be there to take them from.
     pub mode: u32,
     /// The user on this host who writes, and his group.
@@ -53,20 +94,15 @@ pub struct Record {
 
 impl Record {
     /// A record of a dirty file.
-    pub fn new(
-        store: String,
-        path: String,
-        base: Option<Generation>,
-        mode: u32,
-        (uid, gid): (u32, u32),
-    ) -> Self {
-        let base = base.map(|base| base.to_string());
-        Self { version: VERSION, state: State::Dirty, store, path, base, mode, uid, gid }
+    pub fn new(store: String, path: String, base: Base, mode: u32, (uid, gid): (u32, u32)) -> Self {
+        let Base { generation, sent } = base;
+        let base = generation.map(|generation| generation.to_string());
+        Self { version: VERSION, state: State::Dirty, store, path, base, sent, mode, uid, gid }
     }
 
-    /// Of which generation the file was made.
-    pub fn base(&self) -> Option<Generation> {
-        self.base.as_deref().and_then(Generation::parse)
+    /// What the file was made from.
+    pub fn base(&self) -> Base {
+        Base { generation: self.base.as_deref().and_then(Generation::parse), sent: self.sent }
     }
 
     pub(super) fn read(path: &Path) -> Result<Self> {
@@ -79,7 +115,7 @@ impl Record {
         if record.version != VERSION {
             return Err(bad(format!("of version {}, this one reads {VERSION}", record.version)));
         }
-        if record.base.is_some() && record.base().is_none() {
+        if record.base.is_some() && record.base().generation.is_none() {
             return Err(bad("no such generation".into()));
         }
         Ok(record)

@@ -5,12 +5,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Piece, recovered_name, temporary_name};
+use super::{Base, Piece, Sent, recovered_name, temporary_name};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{AttributeChanges, CreateOptions, Generation, Metadata, Store, StorePath},
+    store::{AttributeChanges, CreateOptions, Metadata, Store, StorePath},
 };
 
 /// Bytes handed to the store at once. The next ones are read from the disk meanwhile, so that an upload
@@ -85,16 +86,16 @@ impl Upload<'_> {
         blocking(move || piece.read_at(offset, CHUNK_BYTES)).await
     }
 
-    /// Moves `temporary` to `target`, if that is still what it was: of generation `base`, or nothing. What
-    /// is replaced bequeaths mode, owner and group.
+    /// Moves `temporary` to `target`, if that is still what `base` says. What is replaced bequeaths mode,
+    /// owner and group. `base` knows what was put there also if this fails afterwards.
     pub async fn place(
         &self,
         temporary: &StorePath,
         target: &StorePath,
-        base: Option<Generation>,
+        base: &Mutex<Base>,
     ) -> Result<Placed> {
         let there = self.look(target).await?;
-        if there.as_ref().map(|there| there.generation) != base {
+        if !base.lock().is(there.as_ref()) {
             if let Some(there) = there
                 && self.is_same(target, &there).await?
             {
@@ -113,6 +114,7 @@ impl Upload<'_> {
         if let Some(there) = &there {
             self.inherit(temporary, &written, there).await?;
         }
+        base.lock().sent = Some(Sent::from(&written));
         self.rename(temporary, target, true).await?;
         let now = self.within("stat", self.store.stat(target)).await?;
         if now.len != len {

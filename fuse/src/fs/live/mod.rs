@@ -18,7 +18,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 
-use super::{FileSystem, files::OpenFile};
+use super::{FileSystem, files::OpenFile, stale};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{Generation, Metadata, Store, StorePath},
@@ -154,6 +154,14 @@ impl Shared {
         known.group.clone_from(&metadata.group);
     }
 
+    /// Attributes of a file that the store does not have any more: only who has it open sees them.
+    pub(super) fn set(&self, mode: Option<u32>, mtime: Option<SystemTime>) {
+        let mut view = self.view.write();
+        let known = Arc::make_mut(&mut view.metadata);
+        known.mode = mode.unwrap_or(known.mode);
+        known.mtime = mtime.unwrap_or(known.mtime);
+    }
+
     /// A write made it `len` bytes long.
     pub(super) fn written(&self, len: u64) {
         let mut view = self.view.write();
@@ -268,7 +276,11 @@ impl Live {
             return Ok(open);
         }
         let path = self.shared.path();
-        let reader = self.shared.store.0.open(&path, Some(metadata.generation)).await?;
+        let reader = self.shared.store.0.open(&path, Some(metadata.generation)).await;
+        let reader = reader.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => stale(&path),
+            _ => error,
+        })?;
         let ino = self.shared.ino.get().copied().unwrap_or_default();
         let open = fs.open_file(ino, path, reader);
         let mut view = self.shared.view.write();

@@ -29,8 +29,8 @@ use tokio::{
 use super::{At, Shared, Sink, budget::Budget};
 use crate::{
     error::{Error, ErrorKind, Result},
-    fs::Caller,
-    staging::{Area, CHUNK_BYTES, Piece, Placed, Record, Upload, blocking},
+    fs::{Caller, stale},
+    staging::{Area, Base, CHUNK_BYTES, Piece, Placed, Record, Upload, blocking},
     store::{CreateOptions, Generation, Metadata, Reader, StorePath},
 };
 
@@ -68,8 +68,8 @@ pub(in crate::fs) struct Staged {
     placing: Arc<Mutex<()>>,
     core: Mutex<()>,
     piece: SyncMutex<Option<Arc<Piece>>>,
-    /// While dirty: of which generation the copy was made; `None`: nothing was there.
-    base: SyncMutex<Option<Generation>>,
+    /// While dirty: what the copy was made from.
+    base: SyncMutex<Base>,
     dirty: AtomicBool,
     lost: SyncMutex<Option<Error>>,
     retry: SyncMutex<Retry>,
@@ -99,7 +99,7 @@ impl Staged {
         options: CreateOptions,
         caller: Caller,
         piece: Piece,
-        base: Option<Generation>,
+        base: Base,
     ) -> Self {
         let staged = Self::new(staging, options, caller);
         *staged.piece.lock() = Some(Arc::new(piece));
@@ -132,7 +132,7 @@ impl Staged {
         if !self.is_dirty() {
             let _names = self.placing.lock().await;
             if !file.is_gone() {
-                let base = Some(file.metadata().generation);
+                let base = Base::of(file.metadata().generation);
                 self.keep(file, &piece, base).await?;
                 *self.base.lock() = base;
                 self.dirty.store(true, SeqCst);
@@ -156,7 +156,10 @@ impl Staged {
         if len > 0 {
             let path = file.path();
             let open = file.store.0.open(&path, Some(metadata.generation));
-            let reader = self.within("open", open).await?;
+            let reader = self.within("open", open).await.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => stale(&path),
+                _ => error,
+            })?;
             let parts = (0..len).step_by(FETCH_BYTES).map(|offset| {
                 let part = (len - offset).min(FETCH_BYTES as u64) as usize;
                 self.fetch(&*reader, offset, part)
@@ -196,7 +199,7 @@ impl Staged {
     }
 
     /// What follows is not lost if this process is.
-    async fn keep(&self, file: &Shared, piece: &Arc<Piece>, base: Option<Generation>) -> Result<()> {
+    async fn keep(&self, file: &Shared, piece: &Arc<Piece>, base: Base) -> Result<()> {
         let (url, path) = (file.store.0.url().to_string(), file.path().as_str().to_owned());
         let user = (self.caller.uid, self.caller.gid);
         let record = Record::new(url, path, base, file.metadata().mode, user);
@@ -229,14 +232,21 @@ impl Staged {
             Ok(true) => true,
             _ => upload.clear(&temporary).await,
         };
-        let sent = piece.clone();
-        if cleared {
-            blocking(move || sent.set_sending(false)).await?;
-        } else {
-            // Power may go before the store is back.
-            blocking(move || sent.sync()).await?;
-        }
+        let (sent, base, failed) = (piece.clone(), self.base.lock().sent, outcome.is_err());
+        let noted = blocking(move || {
+            if cleared {
+                sent.set_sending(false)?;
+            }
+            if failed {
+                sent.amend(|record| record.sent = base)?;
+                // Power may go before the store is back.
+                sent.sync()?;
+            }
+            Ok(())
+        });
+        let noted = noted.await;
         outcome?;
+        noted?;
         self.check()?;
         Ok(file.metadata())
     }
@@ -279,12 +289,11 @@ impl Staged {
 
     async fn place(&self, file: &Shared, upload: &Upload<'_>, temporary: &StorePath) -> Result<()> {
         let target = file.path();
-        let base = *self.base.lock();
-        let mut placed = upload.place(temporary, &target, base).await;
+        let mut placed = upload.place(temporary, &target, &self.base).await;
         // A directory was renamed while the file was sent, and took it along.
         let along = upload.temporary(&target)?;
         if along != *temporary && placed.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
-            placed = upload.place(&along, &target, base).await;
+            placed = upload.place(&along, &target, &self.base).await;
         }
         match placed? {
             Placed::There(metadata) => {
@@ -363,9 +372,11 @@ impl Sink for Staged {
         self.change(file, core, len, move |piece| piece.set_len(len)).await
     }
 
-    async fn read(&self, _: &Shared, offset: u64, len: usize) -> Result<Option<Bytes>> {
+    async fn read(&self, file: &Shared, offset: u64, len: usize) -> Result<Option<Bytes>> {
         match self.piece() {
             Some(piece) => blocking(move || piece.read_at(offset, len)).await.map(Some),
+            // The store may not have it any more.
+            None if file.metadata().len == 0 => Ok(Some(Bytes::new())),
             None => Ok(None),
         }
     }
@@ -401,10 +412,10 @@ impl Sink for Staged {
         }
         {
             let mut base = self.base.lock();
-            if *base != Some(before) {
+            if base.generation != Some(before) {
                 return true;
             }
-            *base = Some(after);
+            base.generation = Some(after);
         }
         if let Some(piece) = self.piece() {
             let amended = blocking(move || piece.amend(|record| record.base = Some(after.to_string()))).await;
