@@ -41,6 +41,19 @@ fn pinned_line(file: &KeptFile) -> String {
     format!("pinned {} ({})\n", file.path, size(file.bytes))
 }
 
+/// What writers left on this host; nothing where that is nothing.
+fn staged_line(files: u64, bytes: u64, not_sent: u64) -> String {
+    if files == 0 {
+        return String::new();
+    }
+    let not_sent = match not_sent {
+        0 => "the store has their bytes".to_owned(),
+        1 => "of 1 the store has not all bytes".to_owned(),
+        more => format!("of {more} the store has not all bytes"),
+    };
+    format!("files staged: {} ({}); {not_sent}\n", files, size(bytes))
+}
+
 fn text(stats: &MountStats) -> String {
     let cache = &stats.fs.cache;
     let mut table = Columns::new(["", "#NOW", "#MOST"]);
@@ -67,12 +80,26 @@ fn text(stats: &MountStats) -> String {
         pinned.push_str(&format!("... and {} more: see --json\n", stats.pinned.len() - PINNED_SHOWN));
     }
     format!(
-        "{} at {}\n{hits}\n{} reads of the store gave {}; {} of what was read ahead was not used\n\n{}{pinned}",
+        "{} at {}\n{hits}\n{} reads of the store gave {}; {} of what was read ahead was not used\n{}\n{}{pinned}",
         stats.store,
         stats.dir.display(),
         cache.store_reads,
         size(cache.bytes_fetched),
         size(cache.bytes_wasted),
+        staged_line(stats.fs.files_staged, stats.fs.bytes_staged, stats.fs.files_not_sent),
         table.text()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staged_files_are_told_where_there_are_some() {
+        assert_eq!(staged_line(0, 0, 0), "");
+        assert!(staged_line(2, 3 << 20, 0).ends_with("; the store has their bytes\n"));
+        let line = staged_line(2, 3 << 20, 1);
+        assert_eq!(line, format!("files staged: 2 ({}); of 1 the store has not all bytes\n", size(3 << 20)));
+    }
 }

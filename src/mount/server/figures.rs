@@ -23,9 +23,18 @@ pub(in crate::mount) struct Gauges {
 /// Name, help, figure.
 type Size = (&'static str, &'static str, SizeOf);
 
-const SIZES: [Size; 12] = [
+const SIZES: [Size; 17] = [
     ("springhouse_mount_inodes", "Inodes that the kernel holds", |s| s.fs.inodes as u64),
     ("springhouse_mount_open_files", "Open file handles", |s| s.fs.open_files as u64),
+    ("springhouse_mount_files_written", "Files that are being written", |s| s.fs.files_written as u64),
+    ("springhouse_mount_write_bytes", "Bytes written that are on their way to the store", |s| {
+        s.fs.bytes_on_their_way
+    }),
+    ("springhouse_staging_files", "Files with a copy in the staging area", |s| s.fs.files_staged),
+    ("springhouse_staging_bytes", "Room that they take", |s| s.fs.bytes_staged),
+    ("springhouse_staging_files_not_sent", "Those of them whose bytes the store has not", |s| {
+        s.fs.files_not_sent
+    }),
     ("springhouse_mount_memory_bytes", "Memory of the daemon", |s| s.memory_resident_bytes),
     ("springhouse_mount_memory_bytes_max", "Its bound", |s| s.memory_bytes_max),
     ("springhouse_cache_bytes", "Bytes of cached blocks", |s| s.fs.cache.cached_bytes),

@@ -17,6 +17,8 @@ type Properties = Vec<(String, String)>;
 /// never found (RFC 6761). The client insists on some place.
 const NO_FALLBACK: &str = "hdfs://this-viewfs-has-no-linkFallback.invalid:8020/";
 
+const SOCKET_TIMEOUT: &str = "dfs.client.socket-timeout";
+
 /// What we set unless the caller does. These override the files of the cluster, which are written for
 /// batch jobs: with their 60 s a stopped DataNode would cost more than our whole deadline.
 pub(super) fn properties(authority: &str, options: &HdfsOptions, deadline: Duration) -> Properties {
@@ -30,7 +32,7 @@ pub(super) fn properties(authority: &str, options: &HdfsOptions, deadline: Durat
     let socket_timeout = (deadline / 10).clamp(Duration::from_millis(200), Duration::from_secs(10));
     let single = authority.rsplit_once(':').is_some();
     let mut all = vec![
-        ("dfs.client.socket-timeout".to_owned(), socket_timeout.as_millis().to_string()),
+        (SOCKET_TIMEOUT.to_owned(), socket_timeout.as_millis().to_string()),
         // Our deadline decorator tries again, and knows when to stop. Between the NameNodes of one
         // service the client must move by itself.
         ("dfs.client.failover.max.attempts".to_owned(), if single { "0" } else { "4" }.to_owned()),
@@ -39,6 +41,21 @@ pub(super) fn properties(authority: &str, options: &HdfsOptions, deadline: Durat
     ];
     all.retain(|(name, _)| !options.properties.contains_key(name));
     all.extend(options.properties.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all
+}
+
+/// Those of the client of writers, made from the properties of the main one.
+///
+/// A reader goes to another replica when a DataNode is slow; a writer whose pipeline does not stand in
+/// time loses the file. So it waits as long as it can: two silent DataNodes, one after the other, still
+/// end within the deadline. At most the client's usual minute.
+pub(super) fn writers_properties(main: &Properties, options: &HdfsOptions, deadline: Duration) -> Properties {
+    let mut all = main.clone();
+    if !options.properties.contains_key(SOCKET_TIMEOUT) {
+        let timeout = (deadline * 9 / 20).clamp(Duration::from_millis(200), Duration::from_secs(60));
+        all.retain(|(name, _)| name != SOCKET_TIMEOUT);
+        all.push((SOCKET_TIMEOUT.to_owned(), timeout.as_millis().to_string()));
+    }
     all
 }
 
@@ -189,6 +206,26 @@ mod tests {
     fn made(authority: &str, view: bool, options: &HdfsOptions) -> std::result::Result<(), String> {
         let made = Connection::new(authority, view, options, Duration::from_secs(1));
         made.map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn writers_wait_longer_than_readers_unless_told_otherwise() {
+        let patience = |options: &HdfsOptions, deadline| {
+            let main = properties("h:1", options, Duration::from_secs(deadline));
+            let writers = writers_properties(&main, options, Duration::from_secs(deadline));
+            assert_eq!(main.len(), writers.len(), "all else is the same");
+            let of = |all: &Properties| {
+                let mut found = all.iter().filter(|(name, _)| name == SOCKET_TIMEOUT);
+                let value = found.next().expect("it is set").1.clone();
+                assert_eq!(found.next(), None, "once");
+                value
+            };
+            (of(&main), of(&writers))
+        };
+        assert_eq!(patience(&options(&[]), 10), ("1000".into(), "4500".into()));
+        assert_eq!(patience(&options(&[]), 3600), ("10000".into(), "60000".into()));
+        let own = options(&[(SOCKET_TIMEOUT, "700")]);
+        assert_eq!(patience(&own, 10), ("700".into(), "700".into()));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) fn check_block_size(at: &str, block_size: u64) -> Result<()> {
 /// Opens a file at its end.
 pub(super) async fn append(connection: &Arc<Connection>, at: String) -> Result<(HdfsWriter, u64)> {
     let asked = at.clone();
-    let opened = connection.call(&at, |client| async move { client.append(&asked).await }).await;
+    let opened = connection.open_writer(&at, |client| async move { client.append(&asked).await }).await;
     let file = match opened {
         Ok(file) => file,
         // Told of a directory, which "exists already".

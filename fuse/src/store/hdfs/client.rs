@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    build::{build, check_kerberos, connect, properties},
+    build::{build, check_kerberos, connect, properties, writers_properties},
     errors::translate_call,
     replicas,
 };
@@ -86,15 +86,30 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// A client for one name service.
+/// A client, and what makes another one like it.
+struct Slot {
+    properties: Vec<(String, String)>,
+    current: RwLock<Arc<Client>>,
+}
+
+impl Slot {
+    fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.current.read())
+    }
+}
+
+/// The clients for one name service.
 pub(super) struct Connection {
     pub(super) authority: String,
     url: String,
     options: HdfsOptions,
-    properties: Vec<(String, String)>,
     runtime: Handle,
     patience: Duration,
-    current: RwLock<Arc<Client>>,
+    deadline: Duration,
+    main: Slot,
+    /// For files being written, from the first of them on: the client has one patience with DataNodes
+    /// for all its files, and writers need a longer one.
+    writers: OnceLock<Slot>,
 }
 
 impl Connection {
@@ -122,15 +137,25 @@ impl Connection {
             authority: shown.into(),
             url,
             options: options.clone(),
-            properties,
             runtime,
             patience: PATIENCE_MAX.min(deadline / 2),
-            current: RwLock::new(Arc::new(client)),
+            deadline,
+            main: Slot { properties, current: RwLock::new(Arc::new(client)) },
+            writers: OnceLock::new(),
         })
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
-        Arc::clone(&self.current.read())
+        self.main.client()
+    }
+
+    fn writers(&self) -> Result<&Slot> {
+        if let Some(slot) = self.writers.get() {
+            return Ok(slot);
+        }
+        let properties = writers_properties(&self.main.properties, &self.options, self.deadline);
+        let client = build(&self.url, &self.options, properties.clone(), &self.runtime)?;
+        Ok(self.writers.get_or_init(|| Slot { properties, current: RwLock::new(Arc::new(client)) }))
     }
 
     /// Drives `work` on the HDFS runtime, and ends it there when the returned future is dropped.
@@ -179,8 +204,26 @@ impl Connection {
         T: Send + 'static,
         F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
     {
-        let client = self.client();
-        let mut hung = Hung { of: self, client: Arc::clone(&client), since: Instant::now(), answered: false };
+        self.call_with(&self.main, what, call).await
+    }
+
+    /// As [`Self::call`], for what opens a file for writing.
+    pub(super) async fn open_writer<T, F>(&self, what: &str, call: impl FnOnce(Arc<Client>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
+    {
+        self.call_with(self.writers()?, what, call).await
+    }
+
+    async fn call_with<T, F>(&self, slot: &Slot, what: &str, call: impl FnOnce(Arc<Client>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = hdfs_native::Result<T>> + Send + 'static,
+    {
+        let client = slot.client();
+        let (since, answered) = (Instant::now(), false);
+        let mut hung = Hung { of: self, slot, client: Arc::clone(&client), since, answered };
         let (subject, authority) = (what.to_owned(), self.authority.clone());
         let call = call(client);
         let work = async move { call.await.map_err(|e| translate_call(&e, &subject, &authority)) };
@@ -191,11 +234,11 @@ impl Connection {
     }
 
     /// Replaces `hung`, unless somebody has done so already.
-    fn replace(&self, hung: &Arc<Client>) {
-        if !Arc::ptr_eq(&self.current.read(), hung) {
+    fn replace(&self, slot: &Slot, hung: &Arc<Client>) {
+        if !Arc::ptr_eq(&slot.current.read(), hung) {
             return;
         }
-        let mut properties = self.properties.clone();
+        let mut properties = slot.properties.clone();
         // Always the same order would try the same dead host first for ever: the client gets to the
         // next NameNode only after an error, and a host that is gone gives none.
         let order = format!("dfs.client.failover.random.order.{}", self.authority);
@@ -203,7 +246,7 @@ impl Connection {
         properties.push(("dfs.client.failover.random.order".into(), "true".into()));
         match build(&self.url, &self.options, properties, &self.runtime) {
             Ok(client) => {
-                let mut current = self.current.write();
+                let mut current = slot.current.write();
                 if Arc::ptr_eq(&current, hung) {
                     *current = Arc::new(client);
                     tracing::warn!(namenode = %self.authority, "no answer: connecting anew");
@@ -222,6 +265,7 @@ impl Connection {
 /// makes at most one such connection per cool-down.
 struct Hung<'a> {
     of: &'a Connection,
+    slot: &'a Slot,
     client: Arc<Client>,
     since: Instant,
     answered: bool,
@@ -230,7 +274,7 @@ struct Hung<'a> {
 impl Drop for Hung<'_> {
     fn drop(&mut self) {
         if !self.answered && self.since.elapsed() >= self.of.patience {
-            self.of.replace(&self.client);
+            self.of.replace(self.slot, &self.client);
         }
     }
 }

@@ -280,8 +280,10 @@ impl Store for HdfsStore {
             write = write.block_size(block_size);
         }
         let asked = at.clone();
-        let created =
-            self.connection.call(&at, |client| async move { client.create(&asked, write).await }).await;
+        let created = self
+            .connection
+            .open_writer(&at, |client| async move { client.create(&asked, write).await })
+            .await;
         match created {
             Ok(file) => {
                 let (connection, file) = (Arc::clone(&self.connection), Arc::new(Mutex::new(file)));

@@ -3,20 +3,21 @@
 use std::{
     fs::{File, Permissions},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::unistd::{Group, User};
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, mkdirat, openat,
-        utimensat,
+        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
+        mkdirat, openat, utimensat,
     },
     io::Errno,
 };
 
 use super::{
-    LocalStore, already_exists,
+    LocalStore, LocalWriter, already_exists,
     beneath::{failure, open_dir, open_parent, present},
     is_a_directory,
 };
@@ -26,34 +27,31 @@ use crate::{
 };
 
 impl LocalStore {
-    /// Opens an existing file for writing; with its length.
-    fn open_for_writing(&self, path: &StorePath) -> Result<(File, u64)> {
+    /// Opens an existing file for writing, at its end.
+    pub(super) fn append_now(&self, path: &StorePath) -> Result<LocalWriter> {
         if path.is_root() {
             return Err(is_a_directory(path));
         }
         let dir = open_parent(self.root(), path).map_err(|e| e.context(path))?;
         // NONBLOCK: opening a pipe that somebody put here must not wait for its reader.
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(dir, path.name(), flags, Mode::empty()).map_err(|e| match e {
+        let file = openat(&dir, path.name(), flags, Mode::empty()).map_err(|e| match e {
             Errno::NXIO => failure(path, Errno::LOOP),
             _ => failure(path, e),
         })?;
         let stat = rustix::fs::fstat(&file).map_err(|e| failure(path, e))?;
         let metadata = present(&stat, &self.inner.names, path)?;
-        Ok((File::from(file), metadata.len))
-    }
-
-    pub(super) fn append_now(&self, path: &StorePath) -> Result<(File, u64)> {
-        self.open_for_writing(path)
+        let file = Arc::new(File::from(file));
+        Ok(LocalWriter { dir: Arc::new(dir), path: path.clone(), file, offset: metadata.len })
     }
 
     pub(super) fn truncate_now(&self, path: &StorePath, len: u64) -> Result<()> {
-        let (file, now) = self.open_for_writing(path)?;
-        if len == now {
+        let writer = self.append_now(path)?;
+        if len == writer.offset {
             // Nothing changes, the generation neither.
             return Ok(());
         }
-        file.set_len(len).map_err(|e| Error::from_io(&e, path))
+        writer.file.set_len(len).map_err(|e| Error::from_io(&e, path))
     }
 
     pub(super) fn make_dir_now(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {

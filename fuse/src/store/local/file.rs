@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustix::fs::{Stat, fstat, fstatfs};
 
-use super::{LocalStore, blocking};
+use super::{blocking, sync_dir};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{Metadata, Reader, StorePath, Writer},
@@ -146,7 +146,8 @@ fn is_remote(magic: rustix::fs::FsWord) -> bool {
 
 /// A file being written.
 pub(super) struct LocalWriter {
-    pub(super) store: LocalStore,
+    /// The directory in which it was found, wherever that is by now.
+    pub(super) dir: Arc<OwnedFd>,
     pub(super) path: StorePath,
     pub(super) file: Arc<File>,
     /// Where the next byte goes. Moved on before the write: one that was dropped halfway leaves a hole
@@ -169,8 +170,8 @@ impl Writer for LocalWriter {
 
     async fn close(mut self: Box<Self>) -> Result<()> {
         self.sync().await?;
-        let Self { store, path, .. } = *self;
+        let Self { dir, path, .. } = *self;
         // The name is durable only when its directory is.
-        blocking(move || store.sync_parent(&path)).await
+        blocking(move || sync_dir(&dir, &path)).await
     }
 }

@@ -117,7 +117,7 @@ impl LocalStore {
         Ok(LocalReader::new(path.clone(), File::from(file), metadata, &stat))
     }
 
-    fn create_now(&self, path: &StorePath, options: CreateOptions) -> Result<File> {
+    fn create_now(&self, path: &StorePath, options: CreateOptions) -> Result<LocalWriter> {
         if options.create_parents
             && let Some(parent) = path.parent()
         {
@@ -151,7 +151,7 @@ impl LocalStore {
             file.set_permissions(Permissions::from_mode(mode & 0o7777))
                 .map_err(|e| Error::from_io(&e, path))?;
         }
-        Ok(file)
+        Ok(LocalWriter { dir: Arc::new(dir), path: path.clone(), file: Arc::new(file), offset: 0 })
     }
 
     fn rename_now(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
@@ -214,8 +214,7 @@ impl LocalStore {
 
     /// Makes the name of `path` durable, or its absence.
     fn sync_parent(&self, path: &StorePath) -> Result<()> {
-        let dir = openat_readable(&open_parent(self.root(), path)?, path)?;
-        rustix::fs::fsync(dir).map_err(|e| failure(path, e))
+        sync_dir(&open_parent(self.root(), path)?, path)
     }
 
     fn usage_now(&self) -> Result<Usage> {
@@ -234,6 +233,12 @@ impl LocalStore {
 fn is_dir_at(dir: &OwnedFd, name: &str) -> bool {
     statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Makes the names in `dir`, that of `path` among them, durable.
+fn sync_dir(dir: &OwnedFd, path: &StorePath) -> Result<()> {
+    let dir = openat_readable(dir, path)?;
+    rustix::fs::fsync(dir).map_err(|e| failure(path, e))
 }
 
 /// The same directory open for reading and `fsync`, which an `O_PATH` descriptor does not allow.
@@ -295,8 +300,7 @@ impl Store for LocalStore {
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
         let target = path.clone();
-        let file = self.run(move |store| store.create_now(&target, options)).await?;
-        Ok(Box::new(LocalWriter { store: self.clone(), path: path.clone(), file: Arc::new(file), offset: 0 }))
+        Ok(Box::new(self.run(move |store| store.create_now(&target, options)).await?))
     }
 
     async fn rename(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
@@ -316,9 +320,9 @@ impl Store for LocalStore {
 
     async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
         let target = path.clone();
-        let (file, offset) = self.run(move |store| store.append_now(&target)).await?;
-        let writer = LocalWriter { store: self.clone(), path: path.clone(), file: Arc::new(file), offset };
-        Ok((Box::new(writer), offset))
+        let writer = self.run(move |store| store.append_now(&target)).await?;
+        let end = writer.offset;
+        Ok((Box::new(writer), end))
     }
 
     async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {

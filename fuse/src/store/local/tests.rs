@@ -198,8 +198,8 @@ async fn many_entries_come_in_pieces_and_each_once() {
 async fn a_full_disk_is_told_as_one() {
     // Every write to it says that the disk is full.
     let file = fs::File::options().write(true).open("/dev/full").expect("open");
-    let (_dir, store) = store();
-    let mut writer = LocalWriter { store, path: path("/f"), file: Arc::new(file), offset: 0 };
+    let dir = Arc::new(fs::File::open("/dev").expect("open").into());
+    let mut writer = LocalWriter { dir, path: path("/f"), file: Arc::new(file), offset: 0 };
     let error = writer.write(content(1, 10)).await.expect_err("full");
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
 }
@@ -245,4 +245,25 @@ async fn a_missing_root_is_told_with_its_remedy() {
     fs::write(dir.path().join("none"), "").expect("write");
     let error = opened.check_root().await.expect_err("it is a file");
     assert_eq!(error.kind(), ErrorKind::NotADirectory, "{error}");
+}
+
+/// Closing makes the name durable where it is, not where it was.
+#[tokio::test]
+async fn a_directory_may_move_while_a_file_in_it_is_written() {
+    let (_dir, store) = store();
+    store.make_dir(&path("/d"), None).await.expect("made");
+    let writer = store.create(&path("/d/new"), CreateOptions::default()).await.expect("made");
+    store.rename(&path("/d"), &path("/e"), false).await.expect("moved");
+    writer.close().await.expect("closed");
+    let (mut writer, _) = store.append(&path("/e/new")).await.expect("opened");
+    writer.write("more".into()).await.expect("written");
+    store.rename(&path("/e"), &path("/f"), false).await.expect("moved");
+    // Its old place is of another kind now.
+    store.create(&path("/e"), CreateOptions::default()).await.expect("made").close().await.expect("closed");
+    writer.close().await.expect("closed");
+    assert_eq!(store.stat(&path("/f/new")).await.expect("there").len, 4);
+    // A directory that is gone has no names to keep.
+    let writer = store.create(&path("/f/last"), CreateOptions::default()).await.expect("made");
+    store.delete(&path("/f"), true).await.expect("deleted");
+    writer.close().await.expect("closed");
 }
