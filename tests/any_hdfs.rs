@@ -1,7 +1,7 @@
 //! The mount on every kind of HDFS: two NameNodes, ViewFS, erasure coding, Kerberos; docs/SEMANTICS.md.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::FileExt,
     sync::Arc,
@@ -93,6 +93,10 @@ fn erasure_coding() {
     let found = hdfs.web().read("/coded/ours", None);
     let equal = found.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
     assert!(found == bytes, "{equal} bytes of {} are right, {} were to be there", found.len(), bytes.len());
+    fs::copy(mount.file("theirs"), mount.file("appended")).expect("copied");
+    let mut more = OpenOptions::new().append(true).open(mount.file("appended")).expect("it opens");
+    more.write_all(b"more").and_then(|()| more.sync_all()).expect("appended");
+    assert!(hdfs.web().read("/coded/appended", None) == [&bytes[..], b"more"].concat());
     for (round, name) in ["theirs", "ours", "theirs"].into_iter().enumerate() {
         if round == 2 {
             hdfs.datanode(0).kill();

@@ -10,8 +10,8 @@ use std::{
 use nix::unistd::{Group, User};
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
-        mkdirat, openat, utimensat,
+        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, mkdirat, openat,
+        utimensat,
     },
     io::Errno,
 };
