@@ -351,7 +351,19 @@ fn callers_are_themselves() {
     denied("echo x > new");
     denied("rm secret");
     denied("chown nobody secret");
-    let output = sh_as_nobody(&mount, "echo mine > open/file && mkdir open/dir && cat open/file");
+    dir.put("shown", "root's");
+    denied("exec 9>> shown");
+    denied("python3 -c 'import os; os.open(\"shown\", os.O_WRONLY)'");
+    denied("python3 -c 'import os; os.truncate(\"shown\", 3)'");
+    // Nor while somebody who may has it open.
+    let writer = fs::File::options().append(true).open(mount.file("shown")).expect("opened");
+    denied("exec 9>> shown");
+    drop(writer);
+    assert_eq!(dir.read("shown"), b"root's");
+    let output = sh_as_nobody(
+        &mount,
+        "echo mine > open/file && mkdir open/dir && cat open/file && umask 777 && echo x > open/dir/f",
+    );
     assert!(output.success(), "{output:?}");
     let owners: Vec<String> = dir.list("open").into_iter().map(|status| status.owner).collect();
     assert_eq!(owners, ["nobody", "nobody"]);

@@ -87,7 +87,7 @@ impl Kept {
         }
     }
 
-    fn remove(&self, unwanted: impl Fn(u128, &KeptFile) -> bool) -> Vec<KeptFile> {
+    pub(super) fn remove(&self, unwanted: impl Fn(u128, &KeptFile) -> bool) -> Vec<KeptFile> {
         let mut state = self.state.write();
         let State { files, blocks } = &mut *state;
         let gone: HashMap<_, _> = files.extract_if(|file, kept| unwanted(*file, kept)).collect();

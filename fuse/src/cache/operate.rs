@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{BlockCache, FileUse, Source};
-use crate::disk::{Completeness, DiskCache};
+use crate::disk::{Completeness, DiskCache, DiskKey};
 
 /// New bounds, in bytes; `None` leaves one as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,16 @@ impl BlockCache {
             None => 0,
         };
         Dropped { ram_bytes, pinned_bytes, disk_bytes }
+    }
+
+    /// `file`, of `len` bytes, stands for other bytes from now on: nothing of the old ones is given any
+    /// more.
+    pub async fn replaced(&self, file: u128, len: u64) {
+        self.shared.ram.drop_blocks(file, len.div_ceil(self.shared.block_bytes));
+        self.pins.unpin(file);
+        if let Some(disk) = &self.shared.disk {
+            disk.drop_file(DiskKey::new(self.shared.store, file, self.shared.block_bytes, len)).await;
+        }
     }
 
     /// Gives up everything in RAM, and with `disk` everything in the directory of the disk cache too,

@@ -22,6 +22,9 @@ const HOT_SHARE: f64 = 0.9;
 /// Locks: more than the threads that serve a mount.
 const SHARDS: usize = 8;
 
+/// A file of more blocks is given up by one look at all that is here.
+const LOOKED_UP_MAX: u64 = 4096;
+
 /// Hot blocks by file and number.
 #[derive(Debug)]
 pub(super) struct Ram {
@@ -71,6 +74,18 @@ impl Ram {
     /// Changes the bound; what has no room any more goes at once, the least needed first.
     pub(super) fn resize(&self, bytes_max: u64) {
         self.blocks.set_capacity(bytes_max);
+    }
+
+    /// Gives up all of a file of so many blocks, those that are kept too.
+    pub(super) fn drop_blocks(&self, file: u128, blocks: u64) {
+        self.kept.remove(|kept, _| kept == file);
+        if blocks > LOOKED_UP_MAX {
+            self.drop_file(file);
+            return;
+        }
+        for block in 0..blocks {
+            self.blocks.remove(&BlockKey { file, block });
+        }
     }
 
     /// Gives up all blocks of `file`; their bytes.

@@ -47,6 +47,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Last modification.
     pub mtime: Option<SetTime>,
+    /// Of a descriptor that is open for writing: whoever has it may change the length.
+    pub through_handle: bool,
 }
 
 impl FileSystem {
@@ -58,7 +60,14 @@ impl FileSystem {
         if set.len.is_some() && key.generation.is_none() {
             return Err(Error::new(ErrorKind::IsADirectory, format!("{} is a directory", key.path)));
         }
-        let live = self.inodes.lock().live(ino).cloned();
+        let (live, attached) = {
+            let inodes = self.inodes.lock();
+            (inodes.live(ino).cloned(), inodes.attached(ino))
+        };
+        if set.len.is_some() && !set.through_handle && attached {
+            let path = live.as_ref().map_or_else(|| key.path.clone(), |live| live.shared.path());
+            self.check_writable(caller, &path).await?;
+        }
         // Steps with deadlines of their own: what was written may take longer than one on its way.
         if let (Some(len), Some(live)) = (set.len, &live) {
             self.set_live_len(ino, live, len).await?;
@@ -74,7 +83,7 @@ impl FileSystem {
             if let (Some(len), None) = (set.len, &live) {
                 self.set_len(caller, ino, &key, len).await?;
             }
-            let others = SetAttr { len: None, ..set };
+            let others = SetAttr { len: None, through_handle: false, ..set };
             if others != SetAttr::default() {
                 self.set_others(caller, ino, &key, live.as_ref(), others).await?;
             }
@@ -89,6 +98,9 @@ impl FileSystem {
         // Without a writer nobody else would finish it.
         if live.writers() == 0 && !live.shared.is_gone() {
             let metadata = live.finish().await?;
+            if live.shared.take_changed() {
+                self.made(&live.shared.path(), &metadata, &[ino]).await;
+            }
             self.keep_readers(ino, live).await;
             let mut inodes = self.inodes.lock();
             if live.writers() == 0 {
@@ -143,6 +155,9 @@ impl FileSystem {
             return Ok(());
         }
         let after = Arc::new(store.stat(&path).await?);
+        if after.generation != before.generation {
+            self.made(&path, &after, &[ino]).await;
+        }
         if let Some(live) = live
             && live.sink.rebase(&live.shared, before.generation, after.generation).await
         {

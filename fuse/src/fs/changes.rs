@@ -144,6 +144,7 @@ impl FileSystem {
     /// In some stores a new name makes a new generation. The bytes are the same, so the numbers stay.
     async fn renew(&self, store: &dyn Store, path: &Arc<StorePath>, before: &Metadata, inos: Vec<u64>) {
         let Ok(now) = store.stat(path).await else { return };
+        self.made(path, &now, &inos).await;
         if now.generation == before.generation || (now.len, now.mtime) != (before.len, before.mtime) {
             return;
         }
@@ -162,6 +163,19 @@ impl FileSystem {
                 live.shared.show(Arc::new(now.clone()));
             }
         }
+    }
+
+    /// The file at `path` got these bytes, with the numbers `inos`, by this mount. Time and length, which
+    /// are all that HDFS tells, may be those of older bytes: of `utimens` and of a rename often, of a write
+    /// rarely. Nothing remembered may be taken for them.
+    pub(super) async fn made(&self, path: &Arc<StorePath>, metadata: &Metadata, inos: &[u64]) {
+        let key = key_of(path.clone(), metadata);
+        let old = self.inodes.lock().supersede(&key, inos);
+        for ino in old {
+            self.files.retire(ino);
+        }
+        self.databases.forget(key.digest());
+        self.cache.replaced(key.digest(), metadata.len).await;
     }
 
     fn live_among(&self, inos: &[u64]) -> Vec<Arc<Live>> {

@@ -202,6 +202,18 @@ impl InodeTable {
         ino
     }
 
+    /// `key` stands for bytes that this mount just made: other numbers of it, which are of older ones, are
+    /// given up; gives them. `now`: the numbers of the new bytes.
+    pub(super) fn supersede(&mut self, key: &NodeKey, now: &[u64]) -> Vec<u64> {
+        let mut old = self.paths.get(&key.path).cloned().unwrap_or_default();
+        old.retain(|ino| {
+            let same = |node: &Node| node.live.is_none() && node.key.generation == key.generation;
+            !now.contains(ino) && self.nodes.get(ino).is_some_and(same)
+        });
+        old.iter().for_each(|ino| self.detach_node(*ino));
+        old
+    }
+
     /// What is being written under this number.
     pub(super) fn live(&self, ino: u64) -> Option<&Arc<Live>> {
         self.nodes.get(&ino)?.live.as_ref()

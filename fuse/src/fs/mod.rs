@@ -71,6 +71,8 @@ mod opening;
 mod owners;
 mod recall;
 mod recovery;
+#[cfg(test)]
+mod same_look_tests;
 mod settings;
 mod speculation;
 #[cfg(test)]

@@ -96,6 +96,33 @@ async fn writers_and_readers_never_share_a_number() {
 }
 
 #[tokio::test]
+async fn who_may_not_write_is_told_when_he_opens_or_cuts() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let number = put(&fs, "f", b"kept").await;
+    let fault = Injection::new(Fault::Fail(ErrorKind::PermissionDenied));
+    store.inject(fault.on(Operation::SetAttributes));
+    for truncate in [false, true] {
+        let wanted = OpenFor { truncate, ..OpenFor::default() };
+        assert_eq!(kind(open_to_write(&fs, "f", wanted).await), ErrorKind::PermissionDenied);
+    }
+    let cut = SetAttr { len: Some(2), ..SetAttr::default() };
+    assert_eq!(kind(fs.setattr(me(), number, cut).await), ErrorKind::PermissionDenied);
+    assert_eq!(content(&fs, "f").await, "kept");
+    // Whoever makes a file may write to it, and cut it, by the descriptor that he got; nobody else may
+    // open it meanwhile.
+    let made = create(&fs, "new").await;
+    fs.write(made.opened.fh, 0, Bytes::from_static(b"abc"), false).await.expect("written");
+    assert_eq!(kind(open_to_write(&fs, "new", OpenFor::default()).await), ErrorKind::PermissionDenied);
+    let other = fs.create(me(), ROOT, "new", 0o644, OpenFor::default()).await;
+    assert_eq!(kind(other), ErrorKind::PermissionDenied);
+    let cut = SetAttr { len: Some(0), through_handle: true, ..SetAttr::default() };
+    fs.setattr(me(), made.attr.ino, cut).await.expect("cut");
+    fs.release(made.opened.fh).await;
+    assert_eq!(content(&fs, "new").await, "");
+}
+
+#[tokio::test]
 async fn a_descriptor_closed_before_the_program_writes_ends_nothing() {
     let store = MemoryStore::new();
     let fs = fs(&store);

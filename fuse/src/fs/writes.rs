@@ -77,21 +77,23 @@ impl FileSystem {
         let path = Arc::new(self.directory(parent)?.join(name)?);
         self.within(&path, async {
             let store = self.store_of(caller).await?;
-            let ino = match self.make_file(caller, &store, &path, mode, wanted).await {
-                Ok((metadata, writer)) => self.begin_live(caller, &path, store, metadata, Made::Now(writer)),
+            let made = self.make_file(caller, &store, &path, mode, wanted).await;
+            let (ino, made) = match made {
+                Ok((metadata, writer)) => {
+                    (self.begin_live(caller, &path, store, metadata, Made::Now(writer)), true)
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && !wanted.exclusive => {
                     let there = self.inodes.lock().live_at(&path).map(|(ino, _)| ino);
-                    match there {
+                    let ino = match there {
                         Some(ino) => ino,
                         None => self.begin_existing(caller, store, &path).await?,
-                    }
+                    };
+                    (ino, false)
                 }
                 Err(error) => return Err(error),
             };
             let live = self.join(ino)?;
-            if wanted.truncate
-                && let Err(error) = live.truncate(0).await
-            {
+            if let Err(error) = self.admit_writer(caller, &live, wanted, made).await {
                 self.leave(ino, &live).await;
                 return Err(error);
             }
@@ -125,15 +127,37 @@ impl FileSystem {
                 self.expect_writer(caller, ino, &key).await?;
                 return Err(stale(&key.path));
             };
-            if wanted.truncate
-                && let Err(error) = live.truncate(0).await
-            {
+            if let Err(error) = self.admit_writer(caller, &live, wanted, false).await {
                 self.leave(ino, &live).await;
                 return Err(error);
             }
             Ok(self.open_writer(ino, live, wanted))
         })
         .await
+    }
+
+    /// What has to be done before somebody may write. `made`: he made the file himself, whatever its mode.
+    async fn admit_writer(&self, caller: Caller, live: &Live, wanted: OpenFor, made: bool) -> Result<()> {
+        if !made {
+            self.check_writable(caller, &live.shared.path()).await?;
+        }
+        if wanted.truncate { live.truncate(0).await } else { Ok(()) }
+    }
+
+    /// Whether `caller` may write to the file at `path`. A file that somebody writes is written under his
+    /// name, and a staged one is replaced by whoever may change its directory: neither says what another
+    /// may do.
+    pub(super) async fn check_writable(&self, caller: Caller, path: &Arc<StorePath>) -> Result<()> {
+        if self.kernel_decides() {
+            return Ok(());
+        }
+        match self.store_of(caller).await?.check_writable(path).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // The store lost what is kept staged: with one user for all, it is his.
+                if self.by_caller() { Err(stale(path)) } else { Ok(()) }
+            }
+            outcome => outcome,
+        }
     }
 
     /// Writes `data` to an open file. `soon`: what lies before it may still be on its way.
@@ -358,7 +382,10 @@ impl FileSystem {
             return;
         }
         let finished = if live.shared.is_gone() { Err(None) } else { live.finish().await.map_err(Some) };
-        if finished.is_ok() {
+        if let Ok(metadata) = &finished {
+            if live.shared.take_changed() {
+                self.made(&live.shared.path(), metadata, &[ino]).await;
+            }
             self.keep_readers(ino, live).await;
         }
         let path = live.shared.path();

@@ -391,7 +391,7 @@ impl Filesystem for Callbacks {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -400,7 +400,7 @@ impl Filesystem for Callbacks {
     ) {
         let who = caller(request);
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let set = SetAttr { mode, uid, gid, len, atime, mtime };
+        let set = SetAttr { mode, uid, gid, len, atime, mtime, through_handle: handle.is_some() };
         self.answer(
             FsOperation::Setattr,
             async move |fs: Arc<FileSystem>| fs.setattr(who, ino.0, set).await,

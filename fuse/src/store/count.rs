@@ -102,6 +102,12 @@ impl Store for Count {
         call.done(self.inner.truncate(path, len).await)
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        // Told as what HDFS is asked: to set no time.
+        let call = self.counters.start(Operation::SetAttributes);
+        call.done(self.inner.check_writable(path).await)
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         let call = self.counters.start(Operation::SetAttributes);
         call.done(self.inner.set_attributes(path, changes).await)

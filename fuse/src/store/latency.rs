@@ -84,6 +84,11 @@ impl Store for Latency {
         self.inner.truncate(path, len).await
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        sleep(self.added).await;
+        self.inner.check_writable(path).await
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         sleep(self.added).await;
         self.inner.set_attributes(path, changes).await

@@ -214,6 +214,10 @@ pub trait Store: Send + Sync + 'static {
     /// other length is `Unsupported`, and so is 0 for a user who may not give the new file its owner.
     async fn truncate(&self, path: &StorePath, len: u64) -> Result<()>;
 
+    /// Whether the user may write to the file at `path`; `PermissionDenied` if not. Changes nothing: what
+    /// is true now need not be at the first write.
+    async fn check_writable(&self, path: &StorePath) -> Result<()>;
+
     /// Changes what `changes` names: owner and group first, then the mode, then the times. Not atomic: a
     /// failure may leave some of it done. Setting `mtime` makes a new generation in HDFS.
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()>;

@@ -171,6 +171,10 @@ impl Store for Outage {
         self.watches.names.note(self.inner.truncate(path, len).await)
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        self.watches.names.note(self.inner.check_writable(path).await)
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         self.watches.names.note(self.inner.set_attributes(path, changes).await)
     }

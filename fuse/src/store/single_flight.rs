@@ -188,6 +188,10 @@ impl Store for SingleFlight {
         self.change(self.inner.truncate(path, len)).await
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        self.inner.check_writable(path).await
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         self.change(self.inner.set_attributes(path, changes)).await
     }

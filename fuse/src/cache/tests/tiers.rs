@@ -120,6 +120,29 @@ async fn sizes_change_while_it_runs() {
 }
 
 #[tokio::test]
+async fn bytes_that_were_replaced_come_from_no_tier() {
+    let dir = TempDir::new().expect("a directory");
+    let store = MemoryStore::new();
+    let data = bytes(100_000);
+    let one = source(&store, &data).await;
+    let other = Source { file: 2, ..one.clone() };
+    let cache = with_disk(dir.path(), 1 << 20);
+    for source in [&one, &other] {
+        cache.read(source, 0, 100_000).await.expect("read");
+        assert!(cache.pin(source, 4096, 0, data.slice(..4096)));
+    }
+    cache.keep(&one, "/one").await.expect("kept");
+    flushed(&cache).await;
+    let reads = store.calls(Operation::Read);
+    cache.replaced(one.file, one.len()).await;
+    assert_eq!((cache.kept().len(), cache.snapshot().pinned_bytes), (0, 4096));
+    cache.read(&other, 50_000, 100).await.expect("read");
+    assert_eq!(store.calls(Operation::Read), reads, "the other is left alone");
+    cache.read(&one, 50_000, 100).await.expect("read");
+    assert_eq!(store.calls(Operation::Read), reads + 1);
+}
+
+#[tokio::test]
 async fn what_is_dropped_is_read_again() {
     let dir = TempDir::new().expect("a directory");
     let store = MemoryStore::new();

@@ -142,6 +142,11 @@ impl Databases {
         slot
     }
 
+    /// `file` stands for other bytes from now on.
+    pub(super) fn forget(&self, file: u128) {
+        self.inner.known.lock().remove(&file);
+    }
+
     /// A reader asks for these bytes; to be told before they are read.
     pub(super) fn requested(&self, slot: &Arc<Slot>, source: &Source, offset: u64, len: usize) {
         if slot.kind.load(Relaxed) != DATABASE || len > REQUEST_BYTES_MAX {

@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::SystemTime,
 };
@@ -116,6 +116,8 @@ pub(super) struct Shared {
     pub(super) ino: std::sync::OnceLock<u64>,
     pub(super) store: StoreOf,
     view: RwLock<View>,
+    /// Whether it got bytes of which the caches have not heard.
+    changed: AtomicBool,
 }
 
 /// The store as the user who writes.
@@ -162,8 +164,14 @@ impl Shared {
         known.mtime = mtime.unwrap_or(known.mtime);
     }
 
+    /// Whether it was written to since this was asked last.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, SeqCst)
+    }
+
     /// A write made it `len` bytes long.
     pub(super) fn written(&self, len: u64) {
+        self.changed.store(true, SeqCst);
         let mut view = self.view.write();
         view.reader = None;
         let metadata = Arc::make_mut(&mut view.metadata);
@@ -210,7 +218,12 @@ impl Live {
         sink: Box<dyn Sink>,
     ) -> Self {
         let view = View { path, metadata, gone: None, reader: None };
-        let shared = Shared { ino: Default::default(), store: StoreOf(store), view: RwLock::new(view) };
+        let shared = Shared {
+            ino: Default::default(),
+            store: StoreOf(store),
+            view: RwLock::new(view),
+            changed: AtomicBool::new(false),
+        };
         Self { shared, sink, writers: AtomicUsize::new(0), since: Instant::now() }
     }
 
@@ -276,12 +289,15 @@ impl Live {
             return Ok(open);
         }
         let path = self.shared.path();
+        let ino = self.shared.ino.get().copied().unwrap_or_default();
+        if self.shared.take_changed() {
+            fs.made(&path, &metadata, &[ino]).await;
+        }
         let reader = self.shared.store.0.open(&path, Some(metadata.generation)).await;
         let reader = reader.map_err(|error| match error.kind() {
             ErrorKind::NotFound => stale(&path),
             _ => error,
         })?;
-        let ino = self.shared.ino.get().copied().unwrap_or_default();
         let open = fs.open_file(ino, path, reader);
         let mut view = self.shared.view.write();
         if view.metadata.generation == metadata.generation && view.metadata.len == metadata.len {

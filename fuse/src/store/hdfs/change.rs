@@ -200,6 +200,11 @@ async fn set_times(
     connection.call(at, set).await
 }
 
+/// Whether the user may write: he who may not may not set times either, and to set none changes nothing.
+pub(super) async fn check_writable(connection: &Connection, at: &str) -> Result<()> {
+    set_times(connection, at, None, None).await
+}
+
 fn milliseconds(at: &str, time: Option<SystemTime>) -> Result<u64> {
     let Some(time) = time else { return Ok(UNCHANGED) };
     let since = time.duration_since(UNIX_EPOCH).ok();

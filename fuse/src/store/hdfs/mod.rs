@@ -357,6 +357,10 @@ impl Store for HdfsStore {
         change::truncate(&self.connection, &self.at(path), len).await
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        change::check_writable(&self.connection, &self.at(path)).await
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         change::set_attributes(&self.connection, &self.at(path), changes).await
     }

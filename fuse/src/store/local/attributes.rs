@@ -10,8 +10,8 @@ use std::{
 use nix::unistd::{Group, User};
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, mkdirat, openat,
-        utimensat,
+        Access, AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, accessat, chownat,
+        mkdirat, openat, utimensat,
     },
     io::Errno,
 };
@@ -43,6 +43,15 @@ impl LocalStore {
         let metadata = present(&stat, &self.inner.names, path)?;
         let file = Arc::new(File::from(file));
         Ok(LocalWriter { dir: Arc::new(dir), path: path.clone(), file, offset: metadata.len })
+    }
+
+    pub(super) fn check_writable_now(&self, path: &StorePath) -> Result<()> {
+        // A link, or a device, is as good as absent.
+        if path.is_root() || self.stat_now(path)?.is_dir() {
+            return Err(is_a_directory(path));
+        }
+        let dir = open_parent(self.root(), path).map_err(|e| e.context(path))?;
+        accessat(dir, path.name(), Access::WRITE_OK, AtFlags::EACCESS).map_err(|e| failure(path, e))
     }
 
     pub(super) fn truncate_now(&self, path: &StorePath, len: u64) -> Result<()> {

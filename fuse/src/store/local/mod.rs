@@ -330,6 +330,11 @@ impl Store for LocalStore {
         self.run(move |store| store.truncate_now(&path, len)).await
     }
 
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        let path = path.clone();
+        self.run(move |store| store.check_writable_now(&path)).await
+    }
+
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
         let (path, changes) = (path.clone(), changes.clone());
         self.run(move |store| store.set_attributes_now(&path, &changes)).await

@@ -12,6 +12,7 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -59,8 +60,18 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty one. Its URL is `file:///memory`, which nothing looks at.
     pub fn new() -> Self {
+        Self::with_clock(None)
+    }
+
+    /// One whose clock stands at `time`, and whose generations are a time in ms and a length, as those of
+    /// HDFS: what differs may look the same.
+    pub fn at(time: SystemTime) -> Self {
+        Self::with_clock(Some(time))
+    }
+
+    fn with_clock(clock: Option<SystemTime>) -> Self {
         let url = StoreUrl::File { path: PathBuf::from("/memory") };
-        let (tree, faults) = (Mutex::new(Tree::new()), Faults::default());
+        let (tree, faults) = (Mutex::new(Tree::new(clock)), Faults::default());
         Self { inner: Arc::new(Inner { url, tree, faults, calls: Default::default() }) }
     }
 
@@ -189,6 +200,11 @@ impl Store for MemoryStore {
     async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
         self.arrive(Operation::Truncate, path).await?;
         self.inner.tree.lock().truncate(path, len)
+    }
+
+    async fn check_writable(&self, path: &StorePath) -> Result<()> {
+        self.arrive(Operation::SetAttributes, path).await?;
+        self.inner.tree.lock().file(path).map(drop)
     }
 
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {

@@ -34,6 +34,8 @@ pub(super) struct Tree {
     /// By path; `/` is always there and a directory.
     nodes: BTreeMap<StorePath, Node>,
     generations: u128,
+    /// Stands still at this time, which with the length is all that a generation is.
+    clock: Option<SystemTime>,
 }
 
 fn error(kind: ErrorKind, path: &StorePath, why: &str) -> Error {
@@ -41,20 +43,28 @@ fn error(kind: ErrorKind, path: &StorePath, why: &str) -> Error {
 }
 
 impl Tree {
-    pub(super) fn new() -> Self {
-        let mut tree = Self { nodes: BTreeMap::new(), generations: 0 };
+    pub(super) fn new(clock: Option<SystemTime>) -> Self {
+        let mut tree = Self { nodes: BTreeMap::new(), generations: 0, clock };
         let root = tree.node(FileKind::Directory, Bytes::new(), 0o755);
         tree.nodes.insert(StorePath::root(), root);
         tree
     }
 
-    fn next_generation(&mut self) -> Generation {
-        self.generations += 1;
-        Generation(self.generations.to_be_bytes())
+    fn now(&self) -> SystemTime {
+        self.clock.unwrap_or_else(SystemTime::now)
+    }
+
+    fn next_generation(&mut self, mtime: SystemTime, len: u64) -> Generation {
+        if self.clock.is_none() {
+            self.generations += 1;
+            return Generation(self.generations.to_be_bytes());
+        }
+        let millis = mtime.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        Generation((millis << 64 | u128::from(len)).to_be_bytes())
     }
 
     fn node(&mut self, kind: FileKind, bytes: Bytes, mode: u32) -> Node {
-        let now = SystemTime::now();
+        let now = self.now();
         let metadata = Metadata {
             kind,
             len: bytes.len() as u64,
@@ -65,7 +75,7 @@ impl Tree {
             atime: now,
             replication: u32::from(kind == FileKind::File),
             block_size: 128 << 20,
-            generation: self.next_generation(),
+            generation: self.next_generation(now, bytes.len() as u64),
         };
         Node { metadata, bytes, alive: Arc::new(AtomicBool::new(true)) }
     }
@@ -120,10 +130,11 @@ impl Tree {
     }
 
     fn touch(&mut self, dir: &StorePath) {
-        let generation = self.next_generation();
+        let now = self.now();
+        let generation = self.next_generation(now, 0);
         if let Some(node) = self.nodes.get_mut(dir) {
             node.metadata.generation = generation;
-            node.metadata.mtime = SystemTime::now();
+            node.metadata.mtime = now;
         }
     }
 
@@ -167,13 +178,14 @@ impl Tree {
 
     /// Shows what was written so far of the file that `alive` belongs to, wherever it is by now.
     pub(super) fn fill(&mut self, path: &StorePath, alive: &Alive, bytes: Bytes) -> Result<()> {
-        let generation = self.next_generation();
+        let now = self.now();
+        let generation = self.next_generation(now, bytes.len() as u64);
         let node = self.nodes.values_mut().find(|node| Arc::ptr_eq(&node.alive, alive));
         let Some(node) = node else {
             return Err(error(ErrorKind::NotFound, path, "was deleted while it was written"));
         };
         node.metadata.len = bytes.len() as u64;
-        node.metadata.mtime = SystemTime::now();
+        node.metadata.mtime = now;
         node.metadata.generation = generation;
         node.bytes = bytes;
         Ok(())
@@ -222,8 +234,9 @@ impl Tree {
     }
 
     pub(super) fn set_attributes(&mut self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
-        self.get(path)?;
-        let generation = self.next_generation();
+        let now = &self.get(path)?.metadata;
+        let (mtime, len) = (changes.mtime.unwrap_or(now.mtime), now.len);
+        let generation = self.next_generation(mtime, len);
         let Some(Node { metadata, .. }) = self.nodes.get_mut(path) else { return Ok(()) };
         if let Some(owner) = &changes.owner {
             metadata.owner.clone_from(owner);
