@@ -50,7 +50,8 @@ impl Cached {
 
     fn mount(&self) -> Mount {
         let cache = format!("--cache-dir={}", self.cache.path().display());
-        Mount::with(&self.dir.url(), &[&cache, "--cache-size=1GiB", "--readahead-max=0"])
+        let args = [&cache, "--cache-size=1GiB", "--readahead-max=0", "--cache-block=64KiB"];
+        Mount::with(&self.dir.url(), &args)
     }
 
     /// Every other block of 64 KiB, so that nothing is read ahead.
@@ -76,7 +77,7 @@ fn disk(mount: &Mount, name: &str) -> u64 {
     stats["fs"]["cache"]["disk"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"))
 }
 
-/// The cached unit.
+/// The cached unit where it is counted.
 const BLOCK: u64 = 64 << 10;
 const BLOCKS: u64 = (LEN / (128 << 10)) as u64;
 
@@ -190,7 +191,8 @@ fn scan_keeps_the_hot_set() {
     let hot = noise(6, 4 << 20);
     fs::write(root.path().join("hot"), &hot).expect("a file");
     fs::write(root.path().join("scanned"), noise(7, 64 << 20)).expect("a file");
-    let mount = Mount::with(&file_url(root.path()), &["--memory=128MiB", "--memory-blocks=16MiB"]);
+    let args = ["--memory=128MiB", "--memory-blocks=16MiB", "--cache-block=64KiB"];
+    let mount = Mount::with(&file_url(root.path()), &args);
     // Through O_DIRECT: the kernel's page cache would answer in the daemon's place.
     let direct = |name: &str| {
         use std::os::unix::fs::OpenOptionsExt;

@@ -33,7 +33,7 @@ tests! {
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The cached unit.
+/// The cached unit where it is counted.
 pub const BLOCK: u64 = 64 << 10;
 
 /// Each mount of this host with process, store, health and hits; also one whose daemon is stopped or gone.
@@ -77,7 +77,7 @@ fn mounts_are_listed() {
 /// What `stats` and `top` say is what was read.
 fn stats_and_top() {
     let root = store(&[("often", 8 * BLOCK), ("seldom", 8 * BLOCK)]);
-    let mount = Mount::with(&file_url(root.path()), &["--readahead-max=0"]);
+    let mount = Mount::with(&file_url(root.path()), &["--readahead-max=0", "--cache-block=64KiB"]);
     for name in ["often", "often", "often", "seldom"] {
         read_direct(&mount.file(name));
     }
@@ -425,7 +425,7 @@ pub fn store(files: &[(&str, u64)]) -> tempfile::TempDir {
 
 /// With 16 MiB for blocks, and nothing read ahead.
 pub fn small(root: &Path) -> Mount {
-    let args = ["--memory=128MiB", "--memory-blocks=16MiB", "--readahead-max=0"];
+    let args = ["--memory=128MiB", "--memory-blocks=16MiB", "--readahead-max=0", "--cache-block=64KiB"];
     Mount::with(&file_url(root), &args)
 }
 

@@ -1,6 +1,6 @@
 //! Mounts a store that seems to be far away: for measuring what a cold query costs in round trips.
 //!
-//! `far_mount URL DIR LATENCY_MS [on|off]` serves the directory until it is unmounted, with so much added
+//! `far_mount URL DIR LATENCY_MS [on|off [BLOCK_BYTES]]` serves the directory until it is unmounted, with so much added
 //! to every call to the store, and with (default) or without knowledge of SQLite; then it prints what the
 //! store was asked.
 
@@ -29,14 +29,19 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (url, dir, latency, sqlite) = match arguments.as_slice() {
-        [url, dir, latency] => (url, dir, latency, true),
-        [url, dir, latency, sqlite] => (url, dir, latency, sqlite != "off"),
-        _ => return Err("usage: far_mount URL DIR LATENCY_MS [on|off]".into()),
+    let (url, dir, latency, rest) = match arguments.as_slice() {
+        [url, dir, latency, rest @ ..] if rest.len() <= 2 => (url, dir, latency, rest),
+        _ => return Err("usage: far_mount URL DIR LATENCY_MS [on|off [BLOCK_BYTES]]".into()),
     };
     let added_latency = Duration::from_micros((latency.parse::<f64>()? * 1000.0) as u64);
     let opened = open(&url.parse::<StoreUrl>()?, &StoreOptions { added_latency, ..StoreOptions::default() })?;
-    let settings = FsSettings { sqlite, ..FsSettings::default() };
+    // As the mount does, which also connects.
+    opened.check_root().await?;
+    let mut settings =
+        FsSettings { sqlite: rest.first().is_none_or(|on| on != "off"), ..FsSettings::default() };
+    if let Some(bytes) = rest.get(1) {
+        settings.block_bytes = bytes.parse()?;
+    }
     let fs = Arc::new(FileSystem::new(opened.store.clone(), settings, Handle::current())?);
     let options =
         MountOptions { dir: dir.into(), source: url.clone(), allow_other: false, noexec: false, threads: 2 };

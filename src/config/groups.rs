@@ -212,7 +212,7 @@ keys! {
         /// What the cache keeps or drops as one: a power of two.
         ///
         /// Smaller suits scattered lookups (less is fetched and kept in vain), larger suits scans.
-        cache_block: Block<{ 4 * KIB }, { 4 * MIB }> = "64KiB",
+        cache_block: Block<{ 4 * KIB }, { 4 * MIB }> = "16KiB",
         /// Furthest that the daemon reads ahead of one sequential reader.
         ///
         /// Raise it on a network with long latency and much bandwidth. 0 switches reading ahead off.

@@ -142,7 +142,7 @@ impl Default for FsSettings {
             entry_lifetime: None,
             attribute_lifetime: None,
             negative_lifetime: None,
-            block_bytes: 64 << 10,
+            block_bytes: 16 << 10,
             readahead_bytes_max: 8 << 20,
             prefetch_bytes,
             inodes_max: 1_000_000,

@@ -122,6 +122,21 @@ async fn rows_of_an_index_come_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn scattered_lookups_fetch_little_beside_their_pages() {
+    let fixture = Fixture::new();
+    let store = memory("/d.sqlite", &fixture.file);
+    let rows: Vec<i64> = fixture.by_key.rows.iter().copied().step_by(1_501).collect();
+    let pages = fixture.pages(&[&fixture.by_key, &fixture.table], &rows);
+    let fs = mount(Arc::new(store), FsSettings::default());
+    fixture.round_trips(&fs, &pages).await;
+    let interior = fixture.table.interior.len() + fixture.by_key.interior.len() + fixture.by_n.interior.len();
+    // A page costs at most the four of its block.
+    let most = HEAD_BYTES + (4 * pages.len() + interior) as u64 * PAGE;
+    let fetched = fs.snapshot().cache.bytes_fetched;
+    assert!(pages.len() > 150 && fetched <= most, "{fetched} bytes for {} pages, not {most}", pages.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn interior_pages_first_are_one_read() {
     let fixture = Fixture::new();
     let all: Vec<u32> = roots(&fixture.file).into_iter().map(|(root, _)| root).collect();
