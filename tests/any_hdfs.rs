@@ -1,8 +1,9 @@
-//! The mount on every kind of HDFS: two NameNodes, ViewFS; docs/SEMANTICS.md.
+//! The mount on every kind of HDFS: two NameNodes, ViewFS, erasure coding, Kerberos; docs/SEMANTICS.md.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::FileExt,
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use crate::{
 };
 
 tests! {
-    [Fuse, Hdfs] failover_in_the_middle_of_reads_and_writes, viewfs_and_replication_settings;
+    [Fuse, Hdfs] failover_in_the_middle_of_reads_and_writes, viewfs_and_replication_settings, erasure_coding;
     [Fuse, Hdfs, Kerberos] kerberos_by_ticket_and_by_keytab;
 }
 
@@ -75,6 +76,39 @@ fn viewfs_and_replication_settings() {
     fs::create_dir(mount.file("d")).expect("made");
     fs::rename(mount.file("file"), mount.file("d/file")).expect("renamed");
     assert_eq!(mount.sh("find . -type f").trim(), "./d/file");
+}
+
+/// Files in a directory with a policy: what the mount writes others read, and the other way round, at any
+/// offset; also when a DataNode that has a part of each stripe is gone.
+fn erasure_coding() {
+    let hdfs = Arc::new(Hdfs::own_with_erasure_coding("/coded"));
+    let mount = Mount::of(&format!("{}/coded", hdfs.url()));
+    // No multiple of a cell, a stripe (3 MiB) or an HDFS block.
+    let bytes = noise(4, (7 << 20) + 12_345);
+    hdfs.web().put("/coded/theirs", bytes.clone(), None);
+    let mut file = File::create(mount.file("ours")).expect("made");
+    file.write_all(&bytes).expect("written");
+    file.sync_all().expect("finished, as nothing else makes it safe");
+    drop(file);
+    let found = hdfs.web().read("/coded/ours", None);
+    let equal = found.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
+    assert!(found == bytes, "{equal} bytes of {} are right, {} were to be there", found.len(), bytes.len());
+    fs::copy(mount.file("theirs"), mount.file("appended")).expect("copied");
+    let mut more = OpenOptions::new().append(true).open(mount.file("appended")).expect("it opens");
+    more.write_all(b"more").and_then(|()| more.sync_all()).expect("appended");
+    assert!(hdfs.web().read("/coded/appended", None) == [&bytes[..], b"more"].concat());
+    for (round, name) in ["theirs", "ours", "theirs"].into_iter().enumerate() {
+        if round == 2 {
+            hdfs.datanode(0).kill();
+        }
+        let file = File::open(mount.file(name)).expect("it opens");
+        for (offset, len) in [(0, 100), (1 << 20, 1), ((3 << 20) - 7, 20), (5_000_001, 2 << 20)] {
+            let mut part = vec![0; len];
+            file.read_exact_at(&mut part, offset).expect("read");
+            assert!(part == bytes[offset as usize..offset as usize + len], "{name} at {offset}");
+        }
+        assert!(fs::read(mount.file(name)).expect("read") == bytes, "{name}");
+    }
 }
 
 /// A secure cluster: with alice's tickets in the environment, with her ticket cache, and with her keytab,

@@ -178,7 +178,7 @@ fn read_only() {
     let root = scratch();
     fs::create_dir(root.path().join("dir")).expect("a directory");
     fs::write(root.path().join("file"), "bytes").expect("a file");
-    let mount = Mount::of(&format!("file://{}", root.path().display()));
+    let mount = Mount::with(&format!("file://{}", root.path().display()), &["--read-only=true"]);
     for change in [
         "echo x > file",
         "echo x >> file",

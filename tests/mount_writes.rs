@@ -26,7 +26,7 @@ tests! {
     [Fuse, Hdfs] stream_is_the_default, synced_bytes_are_durable, appends, rename_replaces_atomically,
         directories_and_attributes, refused_for_ever, unmount_finishes_writes, open_file_of_another_name,
         what_one_writes_another_reads, staged_any_pattern, staged_upload_killed, staging_area_full;
-    [Fuse] read_only_mount, stream_in_a_directory;
+    [Fuse] stream_in_a_directory;
     [Fuse, Hdfs, SecondUser] callers_are_themselves, fixed_identity;
 }
 
@@ -318,17 +318,6 @@ fn staging_area_full() {
     assert_eq!(dir.read("large").len() as u64, pieces * (64 << 10));
     fs::write(mount.file("small"), noise(1, 100_000)).expect("there is room again");
     assert!(dir.read("small") == noise(1, 100_000));
-}
-
-fn read_only_mount() {
-    let root = scratch();
-    fs::write(root.path().join("file"), "bytes").expect("a file");
-    let mount = Mount::with(&file_url(root.path()), &["--read-only=true"]);
-    assert_eq!(errno(fs::write(mount.file("new"), "x")), Some(libc::EROFS));
-    assert_eq!(errno(fs::remove_file(mount.file("file"))), Some(libc::EROFS));
-    assert_eq!(errno(fs::rename(mount.file("file"), mount.file("g"))), Some(libc::EROFS));
-    assert_eq!(errno(OpenOptions::new().write(true).open(mount.file("file"))), Some(libc::EROFS));
-    assert_eq!(fs::read(mount.file("file")).expect("it reads"), b"bytes");
 }
 
 fn sh_as_nobody(mount: &Mount, script: &str) -> process::Output {

@@ -100,7 +100,9 @@ fn all_datanodes_gone() {
 fn safe_mode() {
     let (hdfs, dir) = own();
     let mount = Mount::with(&dir.url(), &["--store-deadline=3s"]);
-    fs::write(mount.file("before"), "x").expect("written");
+    let mut before = File::create(mount.file("before")).expect("made");
+    before.write_all(b"x").and_then(|()| before.sync_all()).expect("written");
+    drop(before);
     hdfs.safemode(true);
     let error = fs::write(mount.file("during"), "x").expect_err("refused");
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT), "{error}");

@@ -84,10 +84,16 @@ fn table(path: &Path, rows: u64) {
     let mut insert = db.prepare("insert into dedup values (?, ?, ?, ?)").expect("a statement");
     for i in 0..rows {
         let row = Dedup::of(SEED, i, rows);
-        insert.execute(params![key(i), row.url, day(mix(5, i), rows), row.id]).expect("a row");
+        let url = format!("{}?{}", row.url, arguments(i));
+        insert.execute(params![key(i), url, day(mix(5, i), rows), row.id]).expect("a row");
     }
     drop(insert);
     db.execute_batch("commit; create index dedup_date on dedup (date); vacuum").expect("an index");
+}
+
+/// What makes a row about 470 bytes long, as in the file that other mounts were measured with.
+fn arguments(i: u64) -> String {
+    (0..14).map(|n| format!("{:016x}", mix(n, i))).collect()
 }
 
 fn key(i: u64) -> String {

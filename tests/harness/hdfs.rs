@@ -75,20 +75,33 @@ impl Hdfs {
 
     /// A cluster of the test's own, to be hurt.
     pub fn own() -> Self {
-        Self::with_properties(&[])
+        Self::with(DATANODES, &[])
+    }
+
+    /// One with enough DataNodes for erasure coding by `RS-3-2-1024k`, which the directory has.
+    pub fn own_with_erasure_coding(path: &str) -> Self {
+        let hdfs = Self::with(5, &[]);
+        hdfs.web.create_dir(path);
+        let policy = ["-policy", "RS-3-2-1024k"];
+        hdfs.admin("ECAdmin", &[&["-enablePolicy"], &policy[..]].concat());
+        hdfs.admin("ECAdmin", &[&["-setPolicy", "-path", path], &policy[..]].concat());
+        hdfs
     }
 
     /// One whose NameNode takes a DataNode for dead after 12 s without a heartbeat, not 10 minutes.
     pub fn own_that_notices() -> Self {
-        Self::with_properties(&[
-            ("dfs.heartbeat.interval", "1".to_owned()),
-            ("dfs.namenode.heartbeat.recheck-interval", "1000".to_owned()),
-        ])
+        Self::with(
+            DATANODES,
+            &[
+                ("dfs.heartbeat.interval", "1".to_owned()),
+                ("dfs.namenode.heartbeat.recheck-interval", "1000".to_owned()),
+            ],
+        )
     }
 
-    fn with_properties(properties: &[(&str, String)]) -> Self {
+    fn with(datanodes: usize, properties: &[(&str, String)]) -> Self {
         for attempt in 1.. {
-            let cluster = Self::start(properties);
+            let cluster = Self::start(datanodes, properties);
             match cluster.wait_ready() {
                 Ok(()) => return cluster,
                 Err(why) if attempt < START_ATTEMPTS => eprintln!("HDFS did not start, trying again: {why}"),
@@ -98,11 +111,11 @@ impl Hdfs {
         unreachable!("the loop ends by return or panic")
     }
 
-    fn start(properties: &[(&str, String)]) -> Self {
+    fn start(datanodes: usize, properties: &[(&str, String)]) -> Self {
         let home = super::scratch();
         let (rpc, http) = (ports::free(), ports::free());
         let user = hadoop::user();
-        hadoop::configure(home.path(), rpc, http, DATANODES, BLOCK_SIZE);
+        hadoop::configure(home.path(), rpc, http, datanodes, BLOCK_SIZE);
         hadoop::add_properties(&home.path().join("conf/hdfs-site.xml"), properties);
         let format = hadoop::java(
             home.path(),
@@ -113,7 +126,7 @@ impl Hdfs {
 
         let namenode_args = vec!["org.apache.hadoop.hdfs.server.namenode.NameNode".to_owned()];
         let namenode = Daemon::start("namenode", home.path(), http, rpc, namenode_args);
-        let datanodes = (0..DATANODES).map(|i| Daemon::datanode(home.path(), i));
+        let datanodes = (0..datanodes).map(|i| Daemon::datanode(home.path(), i));
         let datanodes = datanodes.collect();
         Self { namenode, datanodes, web: WebHdfs::new(http, &user), home }
     }
@@ -212,7 +225,7 @@ impl Hdfs {
 
     /// The files in which the DataNodes keep blocks.
     pub fn block_files(&self) -> BTreeSet<PathBuf> {
-        let files = (0..DATANODES)
+        let files = (0..self.datanodes.len())
             .flat_map(|i| super::segments::files_below(&self.home.path().join(format!("data{i}"))));
         let is_block =
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("blk_"));
@@ -233,11 +246,14 @@ impl Hdfs {
     }
 
     pub fn safemode(&self, on: bool) {
-        let action = if on { "enter" } else { "leave" };
-        let command =
-            hadoop::java(self.home.path(), &["org.apache.hadoop.hdfs.tools.DFSAdmin", "-safemode", action]);
+        self.admin("DFSAdmin", &["-safemode", if on { "enter" } else { "leave" }]);
+    }
+
+    fn admin(&self, tool: &str, args: &[&str]) {
+        let class = format!("org.apache.hadoop.hdfs.tools.{tool}");
+        let command = hadoop::java(self.home.path(), &[&[class.as_str()], args].concat());
         let done = process::run(command, ADMIN_LIMIT);
-        assert!(done.success(), "safemode {action}: {}", done.stderr);
+        assert!(done.success(), "{tool} {args:?}: {} {}", done.stdout, done.stderr);
     }
 
     /// Counters of all DataNodes together, fresh: HDFS refreshes them each second, so this waits until

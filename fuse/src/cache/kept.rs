@@ -75,6 +75,18 @@ impl Kept {
         }
     }
 
+    /// Gives up files, the largest first, until at most `bytes_max` are left.
+    pub(super) fn shrink(&self, bytes_max: u64) {
+        while self.bytes() > bytes_max {
+            let largest = {
+                let state = self.state.read();
+                state.files.iter().max_by_key(|(_, kept)| kept.bytes).map(|(&file, _)| file)
+            };
+            let Some(largest) = largest else { break };
+            self.remove(|file, _| file == largest);
+        }
+    }
+
     pub(super) fn remove(&self, unwanted: impl Fn(u128, &KeptFile) -> bool) -> Vec<KeptFile> {
         let mut state = self.state.write();
         let State { files, blocks } = &mut *state;

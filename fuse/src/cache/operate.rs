@@ -47,7 +47,10 @@ impl BlockCache {
         }
         if let Some(bytes) = to.pinned_bytes {
             self.pinned_bytes_max.store(bytes, Relaxed);
-            self.pins.shrink(bytes);
+            // What somebody asked for stays longer than what is merely useful.
+            let kept = &self.shared.ram.kept;
+            kept.shrink(bytes);
+            self.pins.shrink(bytes.saturating_sub(kept.bytes()));
         }
         if let Some(bytes) = to.readahead_bytes_max {
             // The largest number stands for "as opened".

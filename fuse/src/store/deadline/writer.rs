@@ -42,9 +42,12 @@ impl Writer for SteadyWriter {
 
     async fn sync(&mut self) -> Result<()> {
         let mut inner = self.take()?;
-        self.shared.once("sync", &self.path, inner.sync()).await?;
-        self.inner = Some(inner);
-        Ok(())
+        let synced = self.shared.once("sync", &self.path, inner.sync()).await;
+        // What cannot be synchronised, as an erasure-coded file, can still be written and closed.
+        if synced.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Unsupported) {
+            self.inner = Some(inner);
+        }
+        synced
     }
 
     async fn close(mut self: Box<Self>) -> Result<()> {

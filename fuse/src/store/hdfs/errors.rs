@@ -105,6 +105,10 @@ fn kind(error: &HdfsError) -> ErrorKind {
         HdfsError::UnsupportedErasureCodingPolicy(_) | HdfsError::UnsupportedFeature(_) => {
             ErrorKind::Unsupported
         }
+        // "hsync is not supported for erasure-coded files"
+        HdfsError::OperationFailed(why) if why.contains("not supported for erasure-coded") => {
+            ErrorKind::Unsupported
+        }
         HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => {
             ErrorKind::PermissionDenied
         }
@@ -219,6 +223,14 @@ mod tests {
             assert!(error.message().starts_with("/a: reason ("), "{error}");
             assert_eq!(error.message().lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn what_erasure_coded_files_cannot_do_is_unsupported() {
+        let why = "hsync is not supported for erasure-coded files".to_owned();
+        assert_eq!(translate(&HdfsError::OperationFailed(why), "/a").kind(), ErrorKind::Unsupported);
+        let other = HdfsError::OperationFailed("Failed to complete file after retries".into());
+        assert_eq!(translate(&other, "/a").kind(), ErrorKind::Other);
     }
 
     #[test]

@@ -209,9 +209,9 @@ impl HdfsWriter {
             let mut file = file.lock().await;
             // Closing alone leaves the last bytes in the DataNodes' page caches. A file of no bytes has
             // no HDFS block to be synchronised; an erasure coded one cannot be.
-            match file.hsync().await {
-                Ok(()) | Err(HdfsError::UnsupportedFeature(_)) => {}
-                Err(error) => return Err(translate(&error, &path)),
+            match file.hsync().await.map_err(|error| translate(&error, &path)) {
+                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
+                _ => {}
             }
             file.close().await.map_err(|e| translate(&e, &path))
         };
