@@ -10,13 +10,15 @@ use std::{
 
 use crate::{
     harness::{
-        eventually, ha::HaHdfs, hdfs::Hdfs, kerberos::KerberosHdfs, mount::Mount, scratch, segments::noise,
+        eventually, ha::HaHdfs, hdfs::Hdfs, kerberos::KerberosHdfs, kms::Kms, mount::Mount, scratch,
+        segments::noise,
     },
     registry::tests,
 };
 
 tests! {
-    [Fuse, Hdfs] failover_in_the_middle_of_reads_and_writes, viewfs_and_replication_settings, erasure_coding;
+    [Fuse, Hdfs] failover_in_the_middle_of_reads_and_writes, viewfs_and_replication_settings, erasure_coding,
+        encryption_zone;
     [Fuse, Hdfs, Kerberos] kerberos_by_ticket_and_by_keytab;
 }
 
@@ -27,7 +29,10 @@ const LEN: usize = 12 << 20;
 fn failover_in_the_middle_of_reads_and_writes() {
     let hdfs = HaHdfs::start();
     let conf = format!("--hadoop-conf={}", hdfs.conf().display());
-    let mount = Mount::with(&hdfs.url("/"), &[&conf, "--store-deadline=40s", "--memory=128MiB"]);
+    let mount = Mount::with(
+        &hdfs.url("/"),
+        &[&conf, "--store-deadline=40s", "--memory=128MiB", "--hdfs-block-size=3MiB"],
+    );
     let bytes = noise(1, LEN);
     fs::write(mount.file("read"), &bytes).expect("written by the name service");
 
@@ -111,6 +116,47 @@ fn erasure_coding() {
     }
 }
 
+/// In an encryption zone: what the mount writes others can read, and the other way round; on the DataNodes'
+/// disks it cannot be read.
+fn encryption_zone() {
+    let kms = Kms::start();
+    let hdfs = Arc::new(Hdfs::own_with_encryption(&kms, "/secret"));
+    let zone = format!("{}/secret", hdfs.url());
+    let conf = format!("--hadoop-conf={}", hdfs.conf().display());
+    let mount = Mount::with(&zone, &[&conf]);
+    let before = hdfs.block_files();
+    // More than one HDFS block, and no multiple of anything.
+    let bytes: Vec<u8> = b"a word that is easy to find; ".iter().copied().cycle().take(2_500_001).collect();
+    fs::write(mount.file("ours"), &bytes[..1_500_000]).expect("written");
+    let mut more = OpenOptions::new().append(true).open(mount.file("ours")).expect("it opens");
+    more.write_all(&bytes[1_500_000..]).and_then(|()| more.sync_all()).expect("appended");
+    drop(more);
+    assert!(hdfs.web().read("/secret/ours", None) == bytes);
+    hdfs.web().put("/secret/theirs", bytes.clone(), None);
+    assert!(fs::read(mount.file("theirs")).expect("read") == bytes);
+    let file = File::open(mount.file("theirs")).expect("it opens");
+    let mut part = [0; 99];
+    file.read_exact_at(&mut part, 1_234_567).expect("read");
+    assert!(part == bytes[1_234_567..][..99]);
+    let blocks: Vec<_> = hdfs.block_files().difference(&before).cloned().collect();
+    assert!(blocks.len() >= 8, "{blocks:?}");
+    for block in blocks {
+        let found = fs::read(&block).expect("a block");
+        assert!(!found.windows(6).any(|word| word == b"a word"), "{block:?}");
+    }
+
+    // Who was not told where the key server is.
+    let without = Mount::of(&zone);
+    let refused = fs::read(without.file("theirs")).expect_err("it cannot be decrypted");
+    assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP), "{refused}");
+    // The keys of files that are open are known; of others nobody can tell.
+    drop(kms);
+    file.read_exact_at(&mut part, 99_999).expect("read");
+    assert!(part == bytes[99_999..][..99]);
+    let refused = fs::read(mount.file("ours")).expect_err("its key is not known");
+    assert_eq!(refused.raw_os_error(), Some(libc::ETIMEDOUT), "{refused}");
+}
+
 /// A secure cluster: with alice's tickets in the environment, with her ticket cache, and with her keytab,
 /// the mount is alice.
 fn kerberos_by_ticket_and_by_keytab() {
@@ -129,7 +175,12 @@ fn kerberos_by_ticket_and_by_keytab() {
     ] {
         let args: Vec<&str> = args.into_iter().map(String::as_str).collect();
         let mount = Mount::with_environment(&hdfs.url(), &args, &environment);
-        fs::write(mount.file(name), &bytes).expect("written");
-        assert!(fs::read(mount.file(name)).expect("it reads") == bytes, "{name}");
+        // What fails at close, `fs::write` would not tell.
+        let mut file = File::create(mount.file(name)).expect("made");
+        file.write_all(&bytes).and_then(|()| file.sync_all()).expect("written");
+        drop(file);
+        let found = fs::read(mount.file(name)).expect("it reads");
+        let equal = found.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
+        assert!(found == bytes, "{name}: {equal} bytes are right of {}", found.len());
     }
 }

@@ -122,6 +122,11 @@ fn daemon_fails_in_the_foreground() {
     assert_eq!(fs::read(mnt.join("file")).expect("it answers"), b"bytes");
     assert_eq!(run(&["unmount", &text(&mnt)]).code, Some(0));
     assert!(!is_mounted(&mnt));
+
+    // What reads its output through a pipe does not wait for the daemon.
+    assert_eq!(run(&["mount", "--daemon", &url(store.path()), &text(&mnt)]).code, Some(0));
+    assert_eq!(fs::read(mnt.join("file")).expect("it answers"), b"bytes");
+    assert_eq!(run(&["unmount", &text(&mnt)]).code, Some(0));
 }
 
 fn store_permissions() {

@@ -134,7 +134,8 @@ keys! {
         metrics_listen: Option<SocketAddr>,
         /// File that a daemon in the background (--daemon) logs to.
         ///
-        /// Unset: standard error, which a terminal that is closed takes with it.
+        /// Unset: standard error, which a terminal that is closed takes with it; nowhere if that is a
+        /// pipe.
         log_file: Option<PathBuf>,
     }
 }

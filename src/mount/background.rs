@@ -6,7 +6,10 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
+    os::{
+        fd::AsFd,
+        unix::{fs::FileTypeExt, process::CommandExt},
+    },
     process::{Child, Command, Stdio},
 };
 
@@ -115,6 +118,9 @@ pub fn start_in_background(settings: &MountSettings) -> Result<String, Failure> 
                 .open(path)
                 .map_err(|error| failed(&format!("log file {}", path.display()), error))?,
         ),
+        // Whoever reads a pipe waits until its last writer is gone: `mount --daemon 2>&1 | tail` would wait
+        // for the unmount.
+        None if is_pipe(io::stderr()) => Stdio::null(),
         None => Stdio::inherit(),
     };
     let mut child = Command::new(program)
@@ -138,6 +144,11 @@ pub fn start_in_background(settings: &MountSettings) -> Result<String, Failure> 
         Said::Failed(failure) => Err(failure),
         Said::Nothing => Err(died(&mut child)),
     }
+}
+
+fn is_pipe(file: impl AsFd) -> bool {
+    let copy = file.as_fd().try_clone_to_owned().map(fs::File::from);
+    copy.and_then(|file| file.metadata()).is_ok_and(|it| it.file_type().is_fifo())
 }
 
 fn died(child: &mut Child) -> Failure {

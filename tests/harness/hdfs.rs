@@ -10,7 +10,9 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    block_on, eventually, hadoop, ports,
+    block_on, eventually, hadoop,
+    kms::Kms,
+    ports,
     process::{self, Process, Signal},
     webhdfs::{Status, WebHdfs},
     within,
@@ -97,6 +99,14 @@ impl Hdfs {
                 ("dfs.namenode.heartbeat.recheck-interval", "1000".to_owned()),
             ],
         )
+    }
+
+    /// One that knows the key server, with an encryption zone at `path`.
+    pub fn own_with_encryption(kms: &Kms, path: &str) -> Self {
+        let hdfs = Self::with(DATANODES, &[("hadoop.security.key.provider.path", kms.uri())]);
+        hdfs.web.create_dir(path);
+        hdfs.admin("CryptoAdmin", &["-createZone", "-keyName", Kms::KEY, "-path", path]);
+        hdfs
     }
 
     fn with(datanodes: usize, properties: &[(&str, String)]) -> Self {
@@ -221,6 +231,11 @@ impl Hdfs {
                 (block_on(datanode.get(&probe))?.status() == 404).then_some(())
             });
         }
+    }
+
+    /// The cluster's configuration folder.
+    pub fn conf(&self) -> PathBuf {
+        self.home.path().join("conf")
     }
 
     /// The files in which the DataNodes keep blocks.

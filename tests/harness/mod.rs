@@ -20,6 +20,7 @@ pub mod hadoop;
 pub mod hdfs;
 pub mod http;
 pub mod kerberos;
+pub mod kms;
 pub mod mount;
 pub mod need;
 pub mod ports;

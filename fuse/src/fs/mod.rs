@@ -482,7 +482,7 @@ impl FileSystem {
     /// How long the kernel may keep an answer to a question put at `asked`. Nothing where each caller
     /// has his own view: the kernel would show one what another was told.
     fn lifetime(&self, setting: Option<Duration>, asked: Instant) -> Duration {
-        if self.by_caller() {
+        if self.by_caller() && !self.kernel_decides() {
             return Duration::ZERO;
         }
         setting.unwrap_or(self.tuning().freshness).saturating_sub(asked.elapsed())

@@ -109,6 +109,7 @@ fn kind(error: &HdfsError) -> ErrorKind {
         HdfsError::OperationFailed(why) if why.contains("not supported for erasure-coded") => {
             ErrorKind::Unsupported
         }
+        HdfsError::OperationFailed(why) if why.contains("KMS") => kind_of_key_server(why),
         HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => {
             ErrorKind::PermissionDenied
         }
@@ -120,6 +121,18 @@ fn kind(error: &HdfsError) -> ErrorKind {
         | HdfsError::TrashNotEnabled
         | HdfsError::InternalError(_)
         | HdfsError::InvalidRPCResponse(_) => ErrorKind::Other,
+    }
+}
+
+/// What `hdfs-native` says of the key server of encryption zones.
+fn kind_of_key_server(why: &str) -> ErrorKind {
+    match why {
+        _ if why.contains("no KMS provider is configured") => ErrorKind::Unsupported,
+        _ if why.contains("KMS HTTP error") => ErrorKind::Unavailable,
+        _ if why.contains("KMS request failed (403") || why.contains("KMS request failed (401") => {
+            ErrorKind::PermissionDenied
+        }
+        _ => ErrorKind::Other,
     }
 }
 
@@ -231,6 +244,18 @@ mod tests {
         assert_eq!(translate(&HdfsError::OperationFailed(why), "/a").kind(), ErrorKind::Unsupported);
         let other = HdfsError::OperationFailed("Failed to complete file after retries".into());
         assert_eq!(translate(&other, "/a").kind(), ErrorKind::Other);
+    }
+
+    #[test]
+    fn errors_of_the_key_server() {
+        for (why, kind) in [
+            ("File is in an HDFS encryption zone but no KMS provider is configured", ErrorKind::Unsupported),
+            ("KMS HTTP error: error sending request", ErrorKind::Unavailable),
+            ("KMS request failed (403 Forbidden): AuthorizationException", ErrorKind::PermissionDenied),
+            ("KMS request failed (500 Internal Server Error): x", ErrorKind::Other),
+        ] {
+            assert_eq!(translate(&HdfsError::OperationFailed(why.into()), "/a").kind(), kind, "{why}");
+        }
     }
 
     #[test]
