@@ -111,7 +111,12 @@ mod tests {
             self.seen.notify_one();
             match self.answers.lock().pop_front() {
                 Some(error) => Err(error),
-                None => Ok(LeaseAnswer { ttl_ms: 9000, gateway_epoch: 1 }),
+                None => Ok(LeaseAnswer {
+                    ttl_ms: 9000,
+                    gateway_epoch: 1,
+                    assignment_version: None,
+                    manifest_version: None,
+                }),
             }
         }
 
@@ -131,6 +136,7 @@ mod tests {
             access: "direct".into(),
             version: "0".into(),
             queries_running: 0,
+            hot: None,
         }
     }
 

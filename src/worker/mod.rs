@@ -87,6 +87,7 @@ impl Worker {
             access: opened.name.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             queries_running: 0,
+            hot: None,
         };
         let (state, lease_state) = watch::channel(LeaseState::Asking);
         let (stop, stopped) = watch::channel(false);

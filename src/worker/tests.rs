@@ -37,7 +37,7 @@ impl Registrar for Granting {
     async fn renew(&self, _: &str, request: &LeaseRequest) -> Result<LeaseAnswer, ClientError> {
         self.leases.lock().push(request.clone());
         self.asked.notify_one();
-        Ok(LeaseAnswer { ttl_ms: 10_000, gateway_epoch: 1 })
+        Ok(LeaseAnswer { ttl_ms: 10_000, gateway_epoch: 1, assignment_version: None, manifest_version: None })
     }
 
     async fn release(&self, _: &str, epoch: u64) -> Result<(), ClientError> {

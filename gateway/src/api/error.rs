@@ -34,6 +34,20 @@ pub enum ErrorCode {
     SegmentAmbiguous,
     /// Something with that name is there already, or belongs to someone else.
     Conflict,
+    /// A newer write lock exists: this token can change nothing any more.
+    Fenced,
+    /// The segment is not provisioned for writing.
+    NotProvisioned,
+    /// The holder of the segment's write lock is not alive.
+    LockSuspended,
+    /// The segment's write lock forbids it: release or promote first.
+    Locked,
+    /// There are writes that were not promoted.
+    Unpromoted,
+    /// No hot worker has room for it.
+    NoRoom,
+    /// No such schema.
+    SchemaNotFound,
     /// The request body is over the limit.
     RequestTooLarge,
     /// The answer has more rows than the limit; rows before the limit were sent.
@@ -72,11 +86,16 @@ impl ErrorCode {
             Self::BadRequest | Self::SqlError => (S::BAD_REQUEST, false),
             Self::Unauthorized => (S::UNAUTHORIZED, false),
             Self::SqlForbidden => (S::FORBIDDEN, false),
-            Self::NotFound | Self::SegmentNotFound => (S::NOT_FOUND, false),
+            Self::NotFound | Self::SegmentNotFound | Self::SchemaNotFound => (S::NOT_FOUND, false),
             Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, false),
             Self::NotAcceptable => (S::NOT_ACCEPTABLE, false),
             Self::UnsupportedMediaType => (S::UNSUPPORTED_MEDIA_TYPE, false),
-            Self::SegmentAmbiguous | Self::Conflict => (S::CONFLICT, false),
+            Self::SegmentAmbiguous
+            | Self::Conflict
+            | Self::Fenced
+            | Self::NotProvisioned
+            | Self::Locked
+            | Self::Unpromoted => (S::CONFLICT, false),
             Self::RequestTooLarge => (S::PAYLOAD_TOO_LARGE, false),
             Self::RowLimit | Self::ByteLimit | Self::MemoryLimit | Self::SegmentCorrupt => {
                 (S::UNPROCESSABLE_ENTITY, false)
@@ -86,6 +105,8 @@ impl ErrorCode {
             Self::Overloaded => (S::TOO_MANY_REQUESTS, true),
             Self::Warming
             | Self::NoWorker
+            | Self::LockSuspended
+            | Self::NoRoom
             | Self::WorkerLost
             | Self::StoreUnavailable
             | Self::ShuttingDown => (S::SERVICE_UNAVAILABLE, true),

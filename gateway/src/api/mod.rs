@@ -4,6 +4,7 @@ mod auth;
 pub mod client;
 pub mod error;
 mod health;
+pub mod hot;
 pub(crate) mod router;
 mod segments;
 pub mod server;

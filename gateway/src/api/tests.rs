@@ -98,6 +98,7 @@ pub(crate) fn lease(epoch: u64, url: &str) -> LeaseRequest {
         access: "direct".into(),
         version: "0".into(),
         queries_running: 0,
+        hot: None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hot::HotReport;
+
 /// Answer header: the generation that every row of the answer comes from.
 pub const GENERATION_HEADER: &str = "springhouse-generation";
 /// Answer header: the worker that ran the query.
@@ -75,7 +77,7 @@ pub struct LeaseRequest {
     pub epoch: u64,
     /// Where the gateway reaches it: `http://host:port`.
     pub url: String,
-    /// `cold` or `hot`.
+    /// `cold`: it answers in place, and from copies if it has some; `hot`: from copies only.
     pub tier: Tier,
     /// URL of its store; must be the gateway's.
     pub store: String,
@@ -87,6 +89,9 @@ pub struct LeaseRequest {
     pub version: String,
     /// Queries running now.
     pub queries_running: u32,
+    /// Of a worker that holds copies; absent: it answers in place only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hot: Option<HotReport>,
 }
 
 /// Which kind of copy a worker answers from.
@@ -106,6 +111,12 @@ pub struct LeaseAnswer {
     pub ttl_ms: u64,
     /// Changes with each start of the gateway.
     pub gateway_epoch: u64,
+    /// Of a worker that holds copies: version of its assignment, to be asked for when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment_version: Option<u64>,
+    /// Version of its manifest that the gateway has; absent: none, send all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_version: Option<u64>,
 }
 
 /// One segment in `GET /v1/segments` and `GET /v1/segments/{id}`.

@@ -82,7 +82,12 @@ impl Core {
                     tracing::info!(worker = name, epoch, url, "worker has a lease");
                 }
                 let ttl_ms = u64::try_from(workers.ttl().as_millis()).unwrap_or(u64::MAX);
-                Ok(LeaseAnswer { ttl_ms, gateway_epoch: self.epoch })
+                Ok(LeaseAnswer {
+                    ttl_ms,
+                    gateway_epoch: self.epoch,
+                    assignment_version: None,
+                    manifest_version: None,
+                })
             }
             Err(refusal) => Err(self.refuse(&refusal)),
         }

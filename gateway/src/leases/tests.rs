@@ -15,6 +15,7 @@ fn request(epoch: u64) -> LeaseRequest {
         access: "fuse".into(),
         version: "0".into(),
         queries_running: 0,
+        hot: None,
     }
 }
 
