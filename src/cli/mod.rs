@@ -21,6 +21,8 @@ pub mod mount;
 pub mod mount_helper;
 pub mod mounts;
 pub mod query;
+pub mod schema;
+pub mod segment;
 pub mod serve;
 mod table;
 pub mod unmount;
@@ -53,6 +55,10 @@ pub enum Command {
     Serve(serve::Args),
     /// Ask a segment, and print the rows
     Query(query::Args),
+    /// Write, promote, raise, list, delete segments
+    Segment(segment::Args),
+    /// Register what new segments look like
+    Schema(schema::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
     /// What /sbin/mount.springhouse is: mount for /etc/fstab
@@ -84,6 +90,8 @@ impl Command {
         match self {
             Self::Serve(_) => "serve",
             Self::Query(_) => "query",
+            Self::Segment(_) => "segment",
+            Self::Schema(_) => "schema",
             Self::Mount(_) => "mount",
             Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",
@@ -176,6 +184,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Prints it for programs.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(Exit::Internal, error))?;
+    print(&format!("{text}\n"))
 }
 
 fn problem(text: impl Into<String>) -> Failure {

@@ -101,7 +101,7 @@ fn standard_input() -> Result<String, Failure> {
     Ok(sql)
 }
 
-fn params(given: &[String]) -> Result<Params, Failure> {
+pub(super) fn params(given: &[String]) -> Result<Params, Failure> {
     let (mut positional, mut named) = (Vec::new(), Map::new());
     for text in given {
         match text.split_once('=') {

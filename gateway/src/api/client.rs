@@ -15,6 +15,8 @@ use super::{
 };
 use crate::segment::SegmentId;
 
+mod hot;
+
 /// How long one call other than a query may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes read of an answer that is an error.
@@ -158,7 +160,10 @@ impl GatewayClient {
     }
 
     fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        let request = self.http.request(method, url).timeout(CALL_TIMEOUT);
+        self.authorized(self.http.request(method, url).timeout(CALL_TIMEOUT))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.secret {
             Some(secret) => request.bearer_auth(secret),
             None => request,

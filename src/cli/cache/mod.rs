@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use springhouse_fuse::mount::MountEntry;
 
-use super::{block_on, print};
+use super::{block_on, print, print_json};
 use crate::{
-    error::{Exit, Failure},
+    error::Failure,
     mount::{ControlClient, find},
 };
 
@@ -60,12 +60,6 @@ pub fn run(args: Args) -> Result<(), Failure> {
             What::Warm(args) => warm::run(args).await,
         }
     })
-}
-
-/// Prints it for programs.
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(Exit::Internal, error))?;
-    print(&format!("{text}\n"))
 }
 
 /// The daemon of the mount that `path` lies in, and the path below the store's root.
