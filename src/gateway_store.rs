@@ -61,6 +61,14 @@ impl SegmentStore for GatewayStore {
         writer.write(Bytes::copy_from_slice(data)).await.map_err(failure)?;
         writer.close().await.map_err(failure)
     }
+
+    async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreFailure> {
+        self.0.rename(&path(from)?, &path(to)?, true).await.map_err(failure)
+    }
+
+    async fn remove(&self, at: &str) -> Result<(), StoreFailure> {
+        self.0.delete(&path(at)?, false).await.map_err(failure)
+    }
 }
 
 fn path(text: &str) -> Result<StorePath, StoreFailure> {

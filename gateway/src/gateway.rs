@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use tokio::{
 
 use crate::{
     api::{client::Registrar, router, server, workers::LocalRegistrar},
+    copies::{Copies, CopyRules},
     discovery::{
         Clock, Discovery,
         look::Looker,
@@ -34,6 +36,7 @@ use crate::{
     routing::{Routing, workers::Workers},
     settings::Settings,
     store::{SegmentStore, StoreFailure},
+    writing::{Rules, SchemaCheck, Writing},
 };
 
 /// Why a gateway did not start: one line with the thing, the reason and the remedy.
@@ -72,7 +75,8 @@ pub(crate) struct Core {
     pub(crate) epoch: u64,
     pub(crate) state: Arc<State>,
     pub(crate) discovery: Arc<Discovery>,
-    pub(crate) routing: Routing,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) writing: Arc<Writing>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: AtomicBool,
 }
@@ -85,10 +89,10 @@ pub struct Gateway {
     passes: Arc<Passes>,
 }
 
-/// The background task.
+/// The background tasks: discovery, and upkeep of what is written and copied.
 struct Passes {
     stop: watch::Sender<bool>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Gateway {
@@ -115,8 +119,14 @@ impl Gateway {
         own(&settings, &*store, &state).await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
         let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
+        let rules = CopyRules {
+            minimum: settings.copies_minimum,
+            grace: settings.copies_grace,
+            zones: settings.zones.clone(),
+        };
         let routing = Routing::new(
             Workers::new(settings.lease_ttl, Instant::now().into_std()),
+            Arc::new(Copies::new(state.clone(), rules)),
             state.clone(),
             looker,
             metrics.clone(),
@@ -124,15 +134,27 @@ impl Gateway {
             settings.secret.as_deref(),
         )
         .map_err(StartError::Setting)?;
+        let routing = Arc::new(routing);
         let store_url = store.url();
+        let rules = Rules {
+            copy_max: settings.copy_max,
+            foreign: settings.foreign_generation,
+            copies_minimum: settings.copies_minimum,
+            copies_maximum: settings.copies_maximum,
+        };
+        let writing =
+            Arc::new(Writing::new(state.clone(), store.clone(), routing.clone(), clock.clone(), rules));
         let discovery =
             Arc::new(Discovery::new(store, state.clone(), metrics.clone(), clock, settings.list_parallelism));
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(discovery.clone().run_for_ever(
+        let passes = discovery.clone().run_for_ever(
             settings.discovery_interval,
             settings.full_pass_interval,
-            stopped,
-        ));
+            stopped.clone(),
+        );
+        let upkeep =
+            upkeep(state.clone(), writing.clone(), discovery.clone(), settings.lease_ttl / 3, stopped);
+        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep)];
         let meta = state.meta();
         tracing::info!(
             store = store_url,
@@ -148,10 +170,11 @@ impl Gateway {
             state,
             discovery,
             routing,
+            writing,
             metrics,
             stopping: AtomicBool::new(false),
         };
-        Ok(Self { core: Arc::new(core), passes: Arc::new(Passes { stop, task: Mutex::new(Some(task)) }) })
+        Ok(Self { core: Arc::new(core), passes: Arc::new(Passes { stop, tasks: Mutex::new(tasks) }) })
     }
 
     /// The whole HTTP API as a router. Serve it with connect info (or [`Gateway::serve`]): without a
@@ -166,9 +189,21 @@ impl Gateway {
         self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
     }
 
+    /// Its insides, for tests.
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// Where workers in this process take and renew their leases: no secret, no HTTP.
     pub fn registrar(&self) -> Arc<dyn Registrar> {
         Arc::new(LocalRegistrar(self.core.clone()))
+    }
+
+    /// Who says whether the statements of a schema are good; without anybody none can be registered. Call it
+    /// once, at the start.
+    pub fn check_schemas_with(&self, check: Arc<dyn SchemaCheck>) {
+        self.core.writing.set_schema_check(check);
     }
 
     /// Serves the API on `listener` until `shutdown` resolves, then lets running answers end for at most
@@ -192,11 +227,33 @@ impl Gateway {
         self.core.stopping.store(true, Ordering::SeqCst);
         self.passes.stop.send_replace(true);
         self.core.discovery.stop().await;
-        let task = self.passes.task.lock().take();
-        if let Some(task) = task
-            && let Err(error) = task.await
-        {
-            tracing::error!(%error, "discovery ended badly");
+        let tasks = std::mem::take(&mut *self.passes.tasks.lock());
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a background task ended badly");
+            }
+        }
+    }
+}
+
+/// Settles what was left open, follows the workers with the assignments, forgets finished deletions.
+async fn upkeep(
+    state: Arc<State>,
+    writing: Arc<Writing>,
+    discovery: Arc<Discovery>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    while !*stop.borrow_and_update() {
+        writing.settle_all().await;
+        writing.place_copies();
+        if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
+            writing.forget_deleted(pass.started_ms).await;
+        }
+        tokio::select! {
+            () = state.moved() => {}
+            () = tokio::time::sleep(interval) => {}
+            changed = stop.changed() => if changed.is_err() { break },
         }
     }
 }
@@ -208,6 +265,12 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     }
     if settings.discovery_interval.is_zero() {
         return wrong("the discovery interval must be more than 0");
+    }
+    if settings.copies_minimum == 0 || settings.copies_maximum < settings.copies_minimum {
+        return wrong("copies_minimum must be at least 1, and copies_maximum not below it");
+    }
+    if settings.copy_max.is_zero() || settings.write_bytes_max == 0 {
+        return wrong("limits of 0 let nothing be written");
     }
     if settings.body_bytes_max == 0 || settings.deadline_max.is_zero() || settings.deadline_default.is_zero()
     {

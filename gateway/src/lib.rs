@@ -1,11 +1,15 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `gateway`, `api` handlers → `routing`, `discovery` → `registry`, `leases`,
-//! `placement` → `api::types`, `api::error`, `segment`, `store`, which import nothing of the others.
+//! Imports go one way: `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies` →
+//! `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::error`, `segment`, `store`, which
+//! import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
 
 pub mod api;
+pub mod copies;
+#[cfg(test)]
+mod crash;
 pub mod discovery;
 mod gateway;
 pub mod leases;
@@ -16,6 +20,7 @@ pub mod routing;
 pub mod segment;
 mod settings;
 pub mod store;
+pub mod writing;
 
 pub use gateway::{Gateway, StartError};
-pub use settings::Settings;
+pub use settings::{ForeignGeneration, Settings};

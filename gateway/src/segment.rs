@@ -51,6 +51,13 @@ impl SegmentId {
     }
 }
 
+/// Hash, equality and order are the text's, so a map can be asked with one.
+impl std::borrow::Borrow<str> for SegmentId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for SegmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

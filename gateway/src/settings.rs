@@ -1,6 +1,6 @@
 //! What a gateway can be told. Every field has a default except where the registry lies.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Settings of a gateway; resolved once, before it starts.
 #[derive(Debug, Clone)]
@@ -32,6 +32,32 @@ pub struct Settings {
     pub take_over_store: bool,
     /// Page cache of the embedded registry in bytes; sled treats it as advice. Default 64 MiB.
     pub registry_cache_bytes: u64,
+    /// Longest request body of a write in bytes. Default 64 MiB.
+    pub write_bytes_max: usize,
+    /// Longest time that a hot worker may take to copy a segment, from the store or to it. Default 1 h.
+    pub copy_max: Duration,
+    /// Hot copies of a raised segment that names no number; a copy is given up only with so many other live
+    /// ones. Default 1.
+    pub copies_minimum: u32,
+    /// Most hot copies that may be asked for. Default 4.
+    pub copies_maximum: u32,
+    /// For so long a silent hot worker keeps what it was assigned. Default 60 s.
+    pub copies_grace: Duration,
+    /// Zone (rack, room) of each hot worker, by name: copies of a segment go to different ones. Default
+    /// none.
+    pub zones: BTreeMap<String, String>,
+    /// What a promotion does with a generation that somebody else has put into the store. Default refuse.
+    pub foreign_generation: ForeignGeneration,
+}
+
+/// What a promotion does if the segment in the store is not the one that its writes build upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForeignGeneration {
+    /// It is refused; the store stays as it is.
+    #[default]
+    Refuse,
+    /// It replaces what is there, with a line in the log.
+    Overwrite,
 }
 
 impl Settings {
@@ -51,6 +77,13 @@ impl Settings {
             secret: None,
             take_over_store: false,
             registry_cache_bytes: 64 << 20,
+            write_bytes_max: 64 << 20,
+            copy_max: Duration::from_secs(3600),
+            copies_minimum: 1,
+            copies_maximum: 4,
+            copies_grace: Duration::from_secs(60),
+            zones: BTreeMap::new(),
+            foreign_generation: ForeignGeneration::Refuse,
         }
     }
 }

@@ -2,10 +2,25 @@
 //! stores of `springhouse-fuse`.
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 /// A version of a file, opaque, compared only for equality; 32 lower-case hexadecimal digits as text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Generation(pub [u8; 16]);
+
+impl TryFrom<String> for Generation {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        Self::parse(&text).ok_or("a generation is 32 lower-case hexadecimal digits")
+    }
+}
+
+impl From<Generation> for String {
+    fn from(generation: Generation) -> Self {
+        generation.to_string()
+    }
+}
 
 impl Generation {
     /// From its text.
@@ -97,4 +112,11 @@ pub trait SegmentStore: Send + Sync + 'static {
 
     /// Creates a small file; `AlreadyExists` if there is one, checked atomically by the store.
     async fn create_exclusive(&self, path: &str, data: &[u8]) -> Result<(), StoreFailure>;
+
+    /// Moves the file `from` to `to`, in the place of a file that is there: at every moment a reader finds
+    /// the old or the new one. `Unavailable`: nobody knows whether it happened, ask by `stat`.
+    async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreFailure>;
+
+    /// Removes a file. `Unavailable`: nobody knows whether it happened.
+    async fn remove(&self, path: &str) -> Result<(), StoreFailure>;
 }

@@ -8,6 +8,8 @@ use std::{
 
 use clap::Subcommand;
 
+use springhouse_gateway::api::hot::SchemaRequest;
+
 use super::{block_on, columns::Columns, print, print_json, problem, segment::Common};
 use crate::error::Failure;
 
@@ -77,7 +79,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 if common.json { print_json(&schema) } else { print(&format!("{}\n", schema.sql)) }
             }
             What::Put { name, file } => {
-                let schema = client.put_schema(&name, &read(&file)?).await?;
+                let schema = client.put_schema(&name, &SchemaRequest { sql: read(&file)? }).await?;
                 if common.json {
                     return print_json(&schema);
                 }

@@ -7,15 +7,14 @@ use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    error::{ApiError, ErrorBody},
+    error::{ApiError, ErrorBody, ErrorCode},
+    hot::{Assignment, Manifest, ManifestAnswer},
     types::{
         DiscoveryReport, DiscoveryStatus, LeaseAnswer, LeaseRequest, QueryRequest, SegmentInfo, SegmentList,
         WorkerList,
     },
 };
 use crate::segment::SegmentId;
-
-mod hot;
 
 /// How long one call other than a query may take in all.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,14 +57,38 @@ pub trait Registrar: Send + Sync + 'static {
 
     /// Gives the lease of `epoch` up. Not an error if it is gone already.
     async fn release(&self, name: &str, epoch: u64) -> Result<(), ClientError>;
+
+    /// Says what hot worker `name` has. Only with a lease: `Refused` with code `conflict` if another
+    /// process has the name.
+    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        let _ = manifest;
+        Err(no_copies(name))
+    }
+
+    /// What hot worker `name` should hold, as far as version `since` does not know it. Only with the lease
+    /// of `epoch`.
+    async fn assignment(
+        &self,
+        name: &str,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Assignment, ClientError> {
+        let _ = (epoch, since);
+        Err(no_copies(name))
+    }
+}
+
+fn no_copies(name: &str) -> ClientError {
+    let message = format!("nobody assigns copies to worker {name} here");
+    ClientError::Refused(ApiError::new(ErrorCode::NotFound, message))
 }
 
 /// A client of one gateway. Cheap to clone; connections are kept and shared.
 #[derive(Debug, Clone)]
 pub struct GatewayClient {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     base: Url,
-    secret: Option<String>,
+    pub(super) secret: Option<String>,
 }
 
 impl GatewayClient {
@@ -151,7 +174,7 @@ impl GatewayClient {
         self.send(request).await
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -159,23 +182,20 @@ impl GatewayClient {
         url
     }
 
-    fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.authorized(self.http.request(method, url).timeout(CALL_TIMEOUT))
-    }
-
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url).timeout(CALL_TIMEOUT);
         match &self.secret {
             Some(secret) => request.bearer_auth(secret),
             None => request,
         }
     }
 
-    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+    pub(super) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
         let answer = self.send(request).await?;
         self.decode(answer).await
     }
 
-    async fn decode<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
+    pub(super) async fn decode<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
         let url = answer.url().to_string();
         answer.json().await.map_err(|e| {
             if e.is_decode() {
@@ -187,7 +207,7 @@ impl GatewayClient {
     }
 
     /// Sends and turns every status that is no success into an error.
-    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let mut answer = request.send().await.map_err(|e| self.unreachable(&e))?;
         let status = answer.status();
         if status.is_success() {
@@ -227,6 +247,25 @@ impl Registrar for GatewayClient {
         let mut url = self.url(&["v1", "workers", name]);
         url.query_pairs_mut().append_pair("epoch", &epoch.to_string());
         self.send(self.request(Method::DELETE, url)).await.map(drop)
+    }
+
+    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        self.json(self.request(Method::PUT, self.url(&["v1", "workers", name, "manifest"])).json(manifest))
+            .await
+    }
+
+    async fn assignment(
+        &self,
+        name: &str,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Assignment, ClientError> {
+        let mut url = self.url(&["v1", "workers", name, "assignment"]);
+        url.query_pairs_mut().append_pair("epoch", &epoch.to_string());
+        if let Some(since) = since {
+            url.query_pairs_mut().append_pair("since", &since.to_string());
+        }
+        self.json(self.request(Method::GET, url)).await
     }
 }
 

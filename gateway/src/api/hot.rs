@@ -9,6 +9,7 @@
 //! POST /v1/segments/{id}/promote                 POST   /v1/hot/{id}/upload, then /v1/hot/{id}/promoted
 //! POST /v1/segments/{id}/release                 POST   /v1/hot/{id}/release
 //! DELETE /v1/segments/{id}                       DELETE /v1/hot/{id}
+//! POST /v1/segments/{id}/raise, …/lower          (by way of the assignment)
 //!                                                GET    /v1/hot, /v1/hot/{id}, /health/{id}
 //! hot worker → gateway, beside its lease
 //! GET /v1/workers/{name}/assignment              PUT /v1/workers/{name}/manifest
@@ -17,11 +18,15 @@
 //! has seen for that segment is refused with code `fenced`.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::types::Params;
 
 /// Request header, gateway → worker: the fencing token of the write lock.
 pub const TOKEN_HEADER: &str = "springhouse-token";
+/// Answer header of a query of a segment whose write lock is suspended: `suspended`. The answer is from the
+/// last promoted generation; what the holder of the lock has beyond it is not in it.
+pub const LOCK_HEADER: &str = "springhouse-lock";
 /// Request header of `execute`: a request with a key that was applied before is answered as it was then,
 /// and changes nothing. 1 to 200 bytes of visible ASCII.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
@@ -332,6 +337,36 @@ pub struct HotSegment {
     pub promoted_change: u64,
 }
 
+impl CopyState {
+    /// As JSON has it, without quotes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Fetching => "fetching",
+            Self::Available => "available",
+            Self::Stale => "stale",
+            Self::Refused => "refused",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl HotSegment {
+    /// Its part of [`Manifest::digest`]: xxh3-64 of `id NUL generation NUL state`, an absent generation
+    /// being empty. 0 for one that is gone, which is no part of a manifest.
+    pub fn digest(&self) -> u64 {
+        if self.state == CopyState::Gone {
+            return 0;
+        }
+        let mut hash = Xxh3::new();
+        for part in [self.id.as_str(), "\0", self.generation.as_deref().unwrap_or(""), "\0"] {
+            hash.update(part.as_bytes());
+        }
+        hash.update(self.state.as_str().as_bytes());
+        hash.digest()
+    }
+}
+
 // ----- hot worker → gateway -----
 
 /// `PUT /v1/workers/{name}/manifest`: what a hot worker has. Whole (`base` absent), or what changed since
@@ -358,6 +393,10 @@ pub struct Manifest {
 pub struct ManifestAnswer {
     /// Whether the worker has to send all of it: the gateway has not `base`, or the digests differ.
     pub send_all: bool,
+    /// Segments that the worker holds under a token that is not the write lock's any more: it has to close
+    /// them for writing, and to keep aside what it had not promoted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<String>,
 }
 
 /// Answer to `GET /v1/workers/{name}/assignment?epoch=E&since=V`: what a hot worker should hold, all

@@ -2,10 +2,13 @@
 
 mod auth;
 pub mod client;
+mod client_writes;
+mod copies;
 pub mod error;
 mod health;
 pub mod hot;
 pub(crate) mod router;
+mod schemas;
 mod segments;
 pub mod server;
 #[cfg(test)]
@@ -13,3 +16,4 @@ pub(crate) mod tests;
 pub mod types;
 mod unread;
 pub(crate) mod workers;
+mod writes;

@@ -13,8 +13,9 @@ use axum::{
 use tokio::time::Instant;
 
 use super::{
+    copies,
     error::{ApiError, ErrorCode},
-    health, segments, workers,
+    health, schemas, segments, workers, writes,
 };
 use crate::gateway::Core;
 
@@ -25,10 +26,24 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/v1/segments", get(segments::list))
-        .route("/v1/segments/{id}", get(segments::get))
+        .route("/v1/segments/{id}", get(segments::get).delete(writes::delete))
         .route("/v1/segments/{id}/query", post(segments::query))
+        .route("/v1/segments/{id}/provision", post(writes::provision))
+        .route("/v1/segments/{id}/execute", post(writes::execute))
+        .route("/v1/segments/{id}/promote", post(writes::promote))
+        .route("/v1/segments/{id}/release", post(writes::release))
+        .route("/v1/segments/{id}/raise", post(copies::raise))
+        .route("/v1/segments/{id}/lower", post(copies::lower))
+        .route("/v1/segments/{id}/pin/{worker}", put(copies::pin).delete(copies::unpin))
+        .route("/v1/locks", get(writes::locks))
+        .route("/v1/schemas", get(schemas::list))
+        .route("/v1/schemas/{name}", get(schemas::get).put(schemas::put))
+        .route("/v1/schemas/{name}/versions", get(schemas::versions))
         .route("/v1/workers", get(workers::list))
         .route("/v1/workers/{name}", put(workers::renew).delete(workers::release))
+        .route("/v1/workers/{name}/manifest", put(copies::manifest))
+        .route("/v1/workers/{name}/assignment", get(copies::assignment))
+        .route("/v1/workers/{name}/drain", post(copies::drain).delete(copies::undrain))
         .route("/v1/discovery", get(segments::discovery).post(segments::discover))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

@@ -17,7 +17,10 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     error::{ApiError, ErrorCode},
@@ -28,6 +31,7 @@ use crate::{
     registry::packed::Facts,
     routing::Query,
     segment::{SEGMENT_SUFFIX, SegmentId},
+    store::Generation,
 };
 
 const LIMIT_DEFAULT: usize = 100;
@@ -74,9 +78,47 @@ pub(super) async fn get(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<SegmentInfo>, ApiError> {
     let id = segment_id(id)?;
-    let located = core.routing.resolve(&id).await?;
-    let workers = core.routing.ranked(&id);
-    Ok(Json(info(&located.directory, id.into(), located.facts, Some(workers))))
+    let lock = core.writing.locks(Some(&id)).pop();
+    let located = match core.routing.resolve(&id).await {
+        Ok(located) => Some(located),
+        // Provisioned and never promoted: only its holder has it.
+        Err(error) if error.code == ErrorCode::SegmentNotFound && lock.is_some() => None,
+        Err(error) => return Err(error),
+    };
+    let now = Instant::now().into_std();
+    let copies = core.routing.copies.infos(&id, |name| core.routing.workers.live(name, now).is_some());
+    let mut answer = match &located {
+        Some(located) => {
+            let workers = core.routing.ranked(&id, located.facts.generation);
+            info(&located.directory, id.as_str().to_owned(), located.facts, Some(workers))
+        }
+        None => {
+            let holder =
+                copies.iter().find(|copy| lock.as_ref().is_some_and(|lock| lock.worker == copy.worker));
+            let facts = Facts {
+                generation: Generation([0; 16]),
+                size: holder.map_or(0, |copy| copy.size),
+                mtime_ms: 0,
+            };
+            let workers = lock.iter().map(|lock| lock.worker.clone()).collect();
+            let info = info(&id.canonical_dir(), id.as_str().to_owned(), facts, Some(workers));
+            SegmentInfo { generation: String::new(), ..info }
+        }
+    };
+    if let Some(located) = located {
+        let (state, asked) = (core.state.clone(), id.clone());
+        let checksum = spawn_blocking(move || state.checksum(&asked)).await;
+        let checksum = checksum.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+        answer.checksum =
+            checksum.filter(|sum| sum.generation == located.facts.generation).map(|sum| sum.checksum);
+    }
+    answer.lock = lock;
+    answer.copies = (!copies.is_empty()).then_some(copies);
+    let ledger = core.state.ledger();
+    answer.raised = ledger.raise(&id).map(|raise| raise.copies);
+    answer.pinned = ledger.pins(&id).into_iter().flatten().cloned().collect();
+    drop(ledger);
+    Ok(Json(answer))
 }
 
 /// `POST /v1/segments/{id}/query`
@@ -140,14 +182,14 @@ pub(super) async fn read_body(body: Body, bytes_max: usize, deadline: Instant) -
     }
 }
 
-fn segment_id(id: Result<Path<String>, PathRejection>) -> Result<SegmentId, ApiError> {
+pub(super) fn segment_id(id: Result<Path<String>, PathRejection>) -> Result<SegmentId, ApiError> {
     let Path(text) = id.map_err(|e| bad_request(e.body_text()))?;
     SegmentId::parse(&text).map_err(|e| bad_request(e.to_string()))
 }
 
 /// JSON, nothing (a plain client), or what `curl -d` sends. Not what a form of a foreign web page can
 /// send without asking.
-fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let good = matches!(essence.as_str(), "application/json" | "application/x-www-form-urlencoded" | "")
@@ -164,7 +206,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// The worker reads `timeout_ms` and keeps to it. Here it is enough to know whether there is one: without
 /// the word the default holds, with it the most that may be asked for.
-fn deadline_for(body: &[u8], default: Duration, max: Duration) -> Duration {
+pub(super) fn deadline_for(body: &[u8], default: Duration, max: Duration) -> Duration {
     const WORD: &[u8] = b"timeout_ms";
     if body.windows(WORD.len()).any(|window| window == WORD) { max } else { default.min(max) }
 }
@@ -177,6 +219,11 @@ fn info(directory: &str, id: String, facts: Facts, workers: Option<Vec<String>>)
         mtime_ms: facts.mtime_ms,
         generation: facts.generation.to_string(),
         workers,
+        lock: None,
+        checksum: None,
+        copies: None,
+        raised: None,
+        pinned: Vec::new(),
     }
 }
 

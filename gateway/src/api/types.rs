@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hot::HotReport;
+use super::hot::{CopyState, HotReport, LockInfo, Token};
 
 /// Answer header: the generation that every row of the answer comes from.
 pub const GENERATION_HEADER: &str = "springhouse-generation";
@@ -130,11 +130,88 @@ pub struct SegmentInfo {
     pub size: u64,
     /// Last modification in the store, ms since 1970.
     pub mtime_ms: i64,
-    /// Version in the catalog.
+    /// Version in the catalog; empty: it was provisioned, and never promoted.
     pub generation: String,
     /// Live workers that may be asked, best first. Only in `GET /v1/segments/{id}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<Vec<String>>,
+    /// Its write lock. Only in `GET /v1/segments/{id}`, and so are all below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockInfo>,
+    /// xxh3-128 of this generation's bytes, if it was promoted through this gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+    /// Hot copies, by worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<Vec<CopyInfo>>,
+    /// Hot copies that it shall have, if it is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raised: Option<u32>,
+    /// Workers that it is pinned to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned: Vec<String>,
+}
+
+/// One hot copy of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyInfo {
+    /// Where.
+    pub worker: String,
+    /// Whether that worker has a lease.
+    pub live: bool,
+    /// What may be done with it; `assigned` too if the worker has not reported it yet.
+    pub state: CopyState,
+    /// Why it is refused, or what the last attempt failed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Generation it was copied from or promoted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
+    /// Bytes there.
+    pub size: u64,
+    /// Bytes copied so far.
+    pub fetched: u64,
+    /// Fencing token under which it is writable there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
+    /// Whether there are writes that were not promoted, as the worker reported last.
+    #[serde(default)]
+    pub unpromoted: bool,
+}
+
+/// `POST /v1/segments/{id}/raise`. An empty body is the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RaiseRequest {
+    /// Hot copies that the segment shall have; absent: as many as the gateway's `copies_minimum`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u32>,
+}
+
+/// Answer to `raise`, `lower` and pins: what is wished now, and where it is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaiseAnswer {
+    /// The segment.
+    pub segment: String,
+    /// Hot copies that it shall have; 0: none.
+    pub copies: u32,
+    /// Workers that it is pinned to.
+    pub pinned: Vec<String>,
+    /// Workers that are to hold it now. Fewer than wished: the others have no room, or there are no more.
+    pub assigned: Vec<String>,
+}
+
+/// Answer to `POST` and `DELETE /v1/workers/{name}/drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainAnswer {
+    /// The worker.
+    pub worker: String,
+    /// Whether it is being drained.
+    pub draining: bool,
+    /// Segments that it still is to hold: it is empty of copies at 0.
+    pub assigned: u64,
+    /// Write locks that it holds: these are never moved by themselves.
+    pub locks: u64,
 }
 
 /// `GET /v1/segments`.

@@ -20,6 +20,7 @@ use super::{
     auth,
     client::{ClientError, Registrar},
     error::{ApiError, ErrorCode},
+    hot::{Assignment, Manifest, ManifestAnswer},
     segments::{bad_request, read_body},
     types::{LeaseAnswer, LeaseRequest, WorkerList},
 };
@@ -74,20 +75,21 @@ impl Core {
     pub(crate) fn renew(&self, name: &str, request: LeaseRequest) -> Result<LeaseAnswer, ApiError> {
         self.check_lease(name, &request)?;
         let workers = &self.routing.workers;
-        let (url, epoch) = (request.url.clone(), request.epoch);
+        let (url, epoch, is_hot) = (request.url.clone(), request.epoch, request.hot.is_some());
         match workers.renew(name, request, Instant::now().into_std()) {
             Ok(taken) => {
+                let (assignment_version, manifest_version) = if is_hot {
+                    let (assignment, manifest) = self.routing.copies.beat(name, epoch);
+                    (Some(assignment), manifest)
+                } else {
+                    (None, None)
+                };
                 self.metrics.leases.with_label_values(&[if taken { "taken" } else { "renewed" }]).inc();
                 if taken {
                     tracing::info!(worker = name, epoch, url, "worker has a lease");
                 }
                 let ttl_ms = u64::try_from(workers.ttl().as_millis()).unwrap_or(u64::MAX);
-                Ok(LeaseAnswer {
-                    ttl_ms,
-                    gateway_epoch: self.epoch,
-                    assignment_version: None,
-                    manifest_version: None,
-                })
+                Ok(LeaseAnswer { ttl_ms, gateway_epoch: self.epoch, assignment_version, manifest_version })
             }
             Err(refusal) => Err(self.refuse(&refusal)),
         }
@@ -109,13 +111,7 @@ impl Core {
     }
 
     fn check_lease(&self, name: &str, request: &LeaseRequest) -> Result<(), ApiError> {
-        let good_name = (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        if !good_name {
-            return Err(bad_request(format!(
-                "worker name {name:?}: 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"
-            )));
-        }
+        check_name(name)?;
         if !(1..=WEIGHT_MAX).contains(&request.weight) {
             return Err(bad_request(format!("weight must be 1 to {WEIGHT_MAX}")));
         }
@@ -140,6 +136,18 @@ impl Core {
     }
 }
 
+pub(super) fn check_name(name: &str) -> Result<(), ApiError> {
+    let good = (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if good {
+        Ok(())
+    } else {
+        Err(bad_request(format!(
+            "worker name {name:?}: 1 to {NAME_BYTES_MAX} characters of A-Z a-z 0-9 . _ -"
+        )))
+    }
+}
+
 /// Leases of workers in this process: no secret, no HTTP.
 pub(crate) struct LocalRegistrar(pub(crate) Arc<Core>);
 
@@ -151,5 +159,18 @@ impl Registrar for LocalRegistrar {
 
     async fn release(&self, name: &str, epoch: u64) -> Result<(), ClientError> {
         self.0.release(name, epoch).map_err(ClientError::Refused)
+    }
+
+    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        self.0.publish(name, manifest).await.map_err(ClientError::Refused)
+    }
+
+    async fn assignment(
+        &self,
+        name: &str,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Assignment, ClientError> {
+        self.0.assignment(name, epoch, since).map_err(ClientError::Refused)
     }
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::{
+    crash::{Crash, Step},
     segment::SegmentId,
     store::{Generation, SegmentStore, StoreEntry, StoreFailure},
 };
@@ -23,6 +24,12 @@ pub(crate) struct MemoryStore {
     pub(super) inner: Mutex<Tree>,
     pub(crate) denied: AtomicBool,
     pub(crate) down: AtomicBool,
+    /// A rename makes a new generation, as in a local directory; otherwise it keeps it, as in HDFS.
+    pub(crate) renames_anew: AtomicBool,
+    /// Nothing can be removed.
+    pub(crate) unremovable: AtomicBool,
+    /// Where the process dies.
+    pub(crate) crash: Mutex<Arc<Crash>>,
 }
 
 #[derive(Default)]
@@ -116,11 +123,39 @@ impl MemoryStore {
         segments
     }
 
-    fn up(&self) -> Result<(), StoreFailure> {
-        if self.down.load(Ordering::SeqCst) {
+    /// The file at `path`.
+    pub(crate) fn file(&self, path: &str) -> Option<StoreEntry> {
+        let (dir, name) = split(path);
+        self.inner.lock().dirs.get(&dir).and_then(|(_, files)| files.get(&name)).cloned()
+    }
+
+    /// Puts a file there as it was.
+    pub(crate) fn put_back(&self, path: &str, entry: StoreEntry) {
+        let (dir, name) = split(path);
+        if let Some((_, files)) = self.inner.lock().dirs.get_mut(&dir) {
+            files.insert(name, entry);
+        }
+    }
+
+    /// Names of all files, with their directories.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let tree = self.inner.lock();
+        let files = tree.dirs.iter().flat_map(|(dir, (_, files))| {
+            files.keys().map(move |name| format!("{}/{name}", dir.trim_end_matches('/')))
+        });
+        files.collect()
+    }
+
+    fn up(&self) -> Result<Step, StoreFailure> {
+        let step = self.crash.lock().step();
+        if self.down.load(Ordering::SeqCst) || step.is_before() {
             return Err(StoreFailure::Unavailable("connection refused".into()));
         }
-        Ok(())
+        Ok(step)
+    }
+
+    fn down_after(&self, step: Step) -> Result<(), StoreFailure> {
+        if step.is_after() { Err(StoreFailure::Unavailable("no answer".into())) } else { Ok(()) }
     }
 }
 
@@ -201,5 +236,36 @@ impl SegmentStore for MemoryStore {
         }
         tree.small.insert(path.into(), data.into());
         Ok(())
+    }
+
+    async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreFailure> {
+        let step = self.up()?;
+        let mut entry = self.file(from).ok_or_else(|| StoreFailure::NotFound(from.into()))?;
+        let mut tree = self.inner.lock();
+        entry.name = split(to).1;
+        if self.renames_anew.load(Ordering::SeqCst) {
+            tree.versions += 1;
+            entry.generation = Generation(tree.versions.to_be_bytes());
+        }
+        let now = entry.mtime_ms;
+        if let Some(dir) = tree.dirs.get_mut(&split(from).0) {
+            dir.1.remove(&split(from).1);
+            dir.0 = now;
+        }
+        let dir = tree.dirs.get_mut(&split(to).0).ok_or_else(|| StoreFailure::NotFound(to.into()))?;
+        dir.1.insert(split(to).1, entry);
+        dir.0 = now;
+        drop(tree);
+        self.down_after(step)
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), StoreFailure> {
+        let step = self.up()?;
+        let entry = self.file(path).ok_or_else(|| StoreFailure::NotFound(path.into()))?;
+        if self.unremovable.load(Ordering::SeqCst) {
+            return Err(StoreFailure::Unavailable("no answer".into()));
+        }
+        self.delete(path, entry.mtime_ms + 1);
+        self.down_after(step)
     }
 }

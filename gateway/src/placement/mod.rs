@@ -1,7 +1,10 @@
-//! Which worker should answer for a segment: weighted rendezvous hashing, and load bounds. Pure.
+//! Which worker should answer for a segment: weighted rendezvous hashing, and load bounds. Which workers
+//! should hold copies of it: `copies.rs`. Pure.
 //!
 //! Every segment ranks all workers by a score of its own, so the same segment meets the same worker's
 //! cache again, and a worker that joins or leaves moves only its own share of the segments.
+
+pub mod copies;
 
 use std::cmp::Ordering;
 
@@ -35,11 +38,16 @@ impl WorkerSeed {
 
 /// How well a worker of `weight` fits a segment; the highest wins. Weight 0 never wins.
 pub fn score(segment: &SegmentId, worker: WorkerSeed, weight: u32) -> f64 {
+    score_by(segment, worker, f64::from(weight))
+}
+
+/// The same with a weight that is no whole number.
+pub fn score_by(segment: &SegmentId, worker: WorkerSeed, weight: f64) -> f64 {
     let hash = xxh3_64_with_seed(segment.as_str().as_bytes(), worker.0);
     // 53 bits make a float exactly; the half keeps it off 0 and 1, where the logarithm is no help.
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     // -weight / ln(u): the chance to be the highest is exactly proportional to the weight.
-    -f64::from(weight) / uniform.ln()
+    -weight / uniform.ln()
 }
 
 /// Indices of `workers` (seed and weight), best first.

@@ -11,6 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{Meta, Registry, RegistryError, RowChange};
+use crate::crash::Crash;
 
 #[derive(Clone, Default)]
 pub(crate) struct MemoryRegistry {
@@ -18,6 +19,7 @@ pub(crate) struct MemoryRegistry {
     pub(crate) meta: Arc<Mutex<Option<Meta>>>,
     pub(crate) commits: Arc<Mutex<Vec<Vec<RowChange>>>>,
     pub(crate) full: Arc<AtomicBool>,
+    pub(crate) crash: Arc<Crash>,
 }
 
 impl Registry for MemoryRegistry {
@@ -30,16 +32,24 @@ impl Registry for MemoryRegistry {
         Ok(())
     }
 
-    fn scan(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
-        for (key, value) in self.rows.lock().iter() {
+    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
+        for (key, value) in self.rows.lock().range(..end.to_vec()) {
             each(key, value);
         }
         Ok(())
     }
 
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError> {
+        Ok(self.rows.lock().get(key).cloned())
+    }
+
     fn commit(&self, changes: Vec<RowChange>) -> Result<(), RegistryError> {
         if self.full.load(Ordering::SeqCst) {
             return Err(RegistryError::Failed("no space left on device".into()));
+        }
+        let step = self.crash.step();
+        if step.is_before() {
+            return Err(RegistryError::Failed("killed".into()));
         }
         let mut rows = self.rows.lock();
         for change in changes.clone() {
@@ -49,6 +59,9 @@ impl Registry for MemoryRegistry {
             }
         }
         self.commits.lock().push(changes);
+        if step.is_after() {
+            return Err(RegistryError::Failed("killed".into()));
+        }
         Ok(())
     }
 

@@ -1,16 +1,20 @@
 //! What the gateway keeps: the catalog of segments, and who it is.
 //!
 //! [`Registry`] is a small ordered table of bytes that some back end keeps (`sled.rs`: the embedded one);
-//! `rows.rs` says how the catalog lies in it, `catalog.rs` is the catalog in memory, `state.rs` owns both
-//! and keeps them equal.
+//! `rows.rs` says how the catalog lies in it, `catalog.rs` is the catalog in memory, `ledger/` is what
+//! cannot be read off the store (locks, tombstones, schemas, wishes), `state.rs` owns both and keeps
+//! memory and table equal.
 
 pub mod catalog;
+pub mod ledger;
 pub mod packed;
 pub mod rows;
 pub mod sled;
 pub mod state;
 
 use serde::{Deserialize, Serialize};
+
+use crate::api::error::{ApiError, ErrorCode};
 
 /// A failed call of the registry's back end, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +25,13 @@ pub enum RegistryError {
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        tracing::error!(%error, "the registry could not be written");
+        Self::new(ErrorCode::Internal, format!("the registry took no change: {error}"))
+    }
 }
 
 /// Who this registry is.
@@ -55,8 +66,11 @@ pub trait Registry: Send + Sync + 'static {
     /// Writes the meta row. On return it survives a crash.
     fn set_meta(&self, meta: &Meta) -> Result<(), RegistryError>;
 
-    /// Shows every row in order of keys.
-    fn scan(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError>;
+    /// Shows every row whose key is below `end`, in order of keys.
+    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError>;
+
+    /// The value of one row.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError>;
 
     /// Makes all changes or none. On return they survive a crash.
     fn commit(&self, changes: Vec<RowChange>) -> Result<(), RegistryError>;

@@ -6,7 +6,7 @@
 //! ```
 //! So the keys of a directory lie together, its state first. Every value is sealed: format version,
 //! checksum over key and payload, payload. A row that does not check is dropped and its directory listed
-//! again: the store has everything.
+//! again: the store has everything. (Keys that do not begin with `/` are the ledger's: `ledger/rows.rs`.)
 
 use xxhash_rust::xxh3::Xxh3;
 

@@ -15,7 +15,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// A registry in a directory of the local disk.
 pub struct SledRegistry {
     db: sled::Db,
-    /// Catalog and directories in one tree: a batch is atomic within one tree only.
+    /// Catalog and ledger in one tree: a batch is atomic within one tree only.
     catalog: sled::Tree,
     meta: sled::Tree,
 }
@@ -77,12 +77,16 @@ impl Registry for SledRegistry {
         self.db.flush().map_err(failed).map(drop)
     }
 
-    fn scan(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
-        for row in &self.catalog {
+    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
+        for row in self.catalog.range(..end) {
             let (key, value) = row.map_err(failed)?;
             each(&key, &value);
         }
         Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError> {
+        Ok(self.catalog.get(key).map_err(failed)?.map(|value| value.to_vec()))
     }
 
     fn commit(&self, changes: Vec<RowChange>) -> Result<(), RegistryError> {

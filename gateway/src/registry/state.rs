@@ -1,16 +1,24 @@
-//! The one owner of catalog and registry: what readers see has been made durable before.
+//! The one owner of catalog, ledger and registry: what readers see has been made durable before.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::Notify;
 
 use super::{
     Meta, Registry, RegistryError, RowChange,
     catalog::{Catalog, Delta, Directory},
-    packed::{Facts, Packed},
+    ledger::{
+        Checksum, Entry, Ledger,
+        rows::{LEDGER, LOADED_END, LedgerKey, read},
+    },
+    packed::{Difference, Facts, Packed},
     rows::{DirState, Key, RowError, decode_segments, encode_segments, seal, unseal},
 };
-use crate::segment::SegmentId;
+use crate::{api::hot::Token, segment::SegmentId};
 
 /// One change of the catalog.
 #[derive(Debug, Clone)]
@@ -51,13 +59,50 @@ impl Change {
     }
 }
 
-/// Catalog and registry, kept equal.
+/// What [`State::amend`] has decided: changes of ledger and catalog that hold together, and its answer.
+#[derive(Debug)]
+pub struct Amendment<T> {
+    /// Of the ledger, in order.
+    pub entries: Vec<Entry>,
+    /// Of the catalog.
+    pub changes: Vec<Change>,
+    /// For whoever asked.
+    pub answer: T,
+}
+
+impl<T> Amendment<T> {
+    /// Nothing is changed.
+    pub fn none(answer: T) -> Self {
+        Self { entries: Vec::new(), changes: Vec::new(), answer }
+    }
+
+    /// The ledger is.
+    pub fn ledger(entries: Vec<Entry>, answer: T) -> Self {
+        Self { entries, changes: Vec::new(), answer }
+    }
+}
+
+/// What a write that failed leaves behind: it may have reached the disk all the same.
+#[derive(Debug, Default)]
+struct Writer {
+    /// The highest token that was handed to a decision, written or not. It is not used again.
+    handed: Token,
+    /// Rows as the memory has them, to be written before anything else: what was refused must not come
+    /// true at the next start.
+    amends: Vec<RowChange>,
+}
+
+/// Catalog, ledger and registry, kept equal.
 pub struct State {
     registry: Box<dyn Registry>,
     catalog: RwLock<Catalog>,
+    ledger: RwLock<Ledger>,
     meta: RwLock<Meta>,
     /// Held by whoever changes something, over the write to disk; readers never wait for that.
-    writer: Mutex<()>,
+    writer: Mutex<Writer>,
+    /// Segments that placement cares for and that changed since it looked.
+    moved: Mutex<HashSet<SegmentId>>,
+    moved_some: Notify,
 }
 
 impl State {
@@ -65,15 +110,48 @@ impl State {
     pub fn open(registry: Box<dyn Registry>, new_meta: impl FnOnce() -> Meta) -> Result<Self, RegistryError> {
         let mut meta = registry.meta()?.unwrap_or_else(new_meta);
         meta.epoch += 1;
-        let (catalog, dropped) = load(&*registry)?;
+        let Loaded { catalog, ledger, dropped } = load(&*registry)?;
         registry.commit(dropped)?;
         registry.set_meta(&meta)?;
-        Ok(Self { registry, catalog: RwLock::new(catalog), meta: RwLock::new(meta), writer: Mutex::new(()) })
+        Ok(Self {
+            registry,
+            catalog: RwLock::new(catalog),
+            ledger: RwLock::new(ledger),
+            meta: RwLock::new(meta),
+            writer: Mutex::default(),
+            moved: Mutex::default(),
+            moved_some: Notify::new(),
+        })
     }
 
     /// The catalog. Hold it for moments, never over an await.
     pub fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
         self.catalog.read()
+    }
+
+    /// The ledger. Hold it for moments, never over an await.
+    pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
+        self.ledger.read()
+    }
+
+    /// Checksum of `id` as it was promoted last. Blocks.
+    pub fn checksum(&self, id: &SegmentId) -> Result<Option<Checksum>, RegistryError> {
+        let key = LedgerKey::Checksum(id.clone()).encode();
+        let Some(value) = self.registry.get(&key)? else { return Ok(None) };
+        // A damaged one is as good as none: the file itself can be read again.
+        Ok(read(&key, &value)
+            .inspect_err(|reason| tracing::error!(segment = %id, reason, "damaged checksum in the registry"))
+            .ok())
+    }
+
+    /// Segments that are raised or pinned and changed since the last call.
+    pub fn take_moved(&self) -> HashSet<SegmentId> {
+        std::mem::take(&mut *self.moved.lock())
+    }
+
+    /// Waits until [`State::take_moved`] has something new, or has had it since the last wait.
+    pub async fn moved(&self) {
+        self.moved_some.notified().await;
     }
 
     /// Who this registry is.
@@ -100,10 +178,50 @@ impl State {
 
     /// Makes changes durable, then visible. If it fails nothing is changed. Blocks.
     pub fn commit(&self, changes: Vec<Change>) -> Result<Delta, RegistryError> {
-        let _writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        self.write(&mut writer, &[], changes)
+    }
+
+    /// Decides under the lock of all changes, then makes the decision durable, then visible: nobody can
+    /// come between. `decide` gets the ledger and the next token, which is its own if it writes it down.
+    /// Blocks.
+    pub fn amend<T, E: From<RegistryError>>(
+        &self,
+        decide: impl FnOnce(&Ledger, Option<Token>) -> Result<Amendment<T>, E>,
+    ) -> Result<T, E> {
+        let mut writer = self.writer.lock();
+        let next = self.ledger.read().next_token(self.meta.read().epoch, writer.handed);
+        let Amendment { entries, changes, answer } = decide(&self.ledger.read(), next)?;
+        for entry in &entries {
+            if let Entry::Token(token) = entry {
+                writer.handed = writer.handed.max(*token);
+            }
+        }
+        if !entries.is_empty() || !changes.is_empty() {
+            self.write(&mut writer, &entries, changes)?;
+            let wished = entries.iter().filter_map(|entry| match entry {
+                Entry::Raise(id, _) | Entry::Pins(id, _) | Entry::Tombstone(id, _) => Some(id.clone()),
+                _ => None,
+            });
+            self.note_moved(wished.collect());
+            let mut ledger = self.ledger.write();
+            for entry in entries {
+                ledger.apply(entry);
+            }
+        }
+        Ok(answer)
+    }
+
+    fn write(
+        &self,
+        writer: &mut Writer,
+        entries: &[Entry],
+        changes: Vec<Change>,
+    ) -> Result<Delta, RegistryError> {
         // Several changes of one directory add up; nobody else can change it meanwhile.
         let mut next: BTreeMap<Arc<str>, (Version, Version)> = BTreeMap::new();
         for change in changes {
+            let Some(change) = self.without_the_dead(change) else { continue };
             let path = change.path().clone();
             let (_, new) = next.entry(path).or_insert_with_key(|path| {
                 let old = self.catalog.read().directory(path).cloned();
@@ -112,17 +230,95 @@ impl State {
             *new = apply(new.take(), change);
         }
         next.retain(|_, (old, new)| old != new);
-        let rows =
-            next.iter().flat_map(|(path, (old, new))| row_changes(path, old.as_deref(), new.as_deref()));
-        self.registry.commit(rows.collect())?;
+        let amends = writer.amends.len();
+        let mut rows = writer.amends.clone();
+        for (path, (old, new)) in &next {
+            rows.append(&mut row_changes(path, old.as_deref(), new.as_deref()));
+        }
+        for entry in entries {
+            rows.push(Ledger::row(entry).map_err(|e| RegistryError::Failed(format!("registry: {e}")))?);
+        }
+        if let Err(error) = self.registry.commit(rows) {
+            self.note_amends(writer, entries, &next);
+            return Err(error);
+        }
+        writer.amends.drain(..amends);
         let mut delta = Delta::default();
         for (path, (old, new)) in next {
+            self.note_moved(self.wished_differences(old.as_deref(), new.as_deref()));
             // One directory per lock: a batch of many must not hold up readers. The old version is
             // dropped outside.
             delta += self.catalog.write().replace(&path, new);
             drop(old);
         }
         Ok(delta)
+    }
+
+    /// Notes how the rows of a failed write would have to be for the memory to be right.
+    fn note_amends(
+        &self,
+        writer: &mut Writer,
+        entries: &[Entry],
+        next: &BTreeMap<Arc<str>, (Version, Version)>,
+    ) {
+        for (path, (old, new)) in next {
+            writer.amends.append(&mut row_changes(path, new.as_deref(), old.as_deref()));
+        }
+        let ledger = self.ledger.read();
+        writer.amends.extend(entries.iter().filter_map(|entry| ledger.row_of_the_same(entry)));
+    }
+
+    /// A change without the segments that are deleted: a listing, or a look, that was begun before the
+    /// deletion does not bring them back.
+    fn without_the_dead(&self, change: Change) -> Option<Change> {
+        let ledger = self.ledger.read();
+        if !ledger.has_tombstones() {
+            return Some(change);
+        }
+        match change {
+            Change::Segment { id, facts: Some(facts), .. }
+                if ledger.buries(id.as_str(), facts.generation) =>
+            {
+                None
+            }
+            Change::Listed { path, state, segments } => {
+                let dead = segments.iter().any(|(id, facts)| ledger.buries(id, facts.generation));
+                let segments = if dead {
+                    let alive = segments.iter().filter(|(id, facts)| !ledger.buries(id, facts.generation));
+                    let mut kept = Packed::default();
+                    for (id, facts) in alive {
+                        kept.push(id, facts);
+                    }
+                    kept
+                } else {
+                    segments
+                };
+                Some(Change::Listed { path, state, segments })
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Raised and pinned segments that differ between two versions of a directory.
+    fn wished_differences(&self, old: Option<&Directory>, new: Option<&Directory>) -> Vec<SegmentId> {
+        let ledger = self.ledger.read();
+        if ledger.wished().next().is_none() {
+            return Vec::new();
+        }
+        let empty = Directory::default();
+        let (was, is) = (old.unwrap_or(&empty), new.unwrap_or(&empty));
+        let ids = is.segments.differences(&was.segments).map(|difference| match difference {
+            Difference::Added(index) | Difference::Changed(index) => is.segments.id(index),
+            Difference::Removed(index) => was.segments.id(index),
+        });
+        ids.filter(|id| ledger.is_wished(id)).filter_map(|id| SegmentId::parse(id).ok()).collect()
+    }
+
+    fn note_moved(&self, ids: Vec<SegmentId>) {
+        if !ids.is_empty() {
+            self.moved.lock().extend(ids);
+            self.moved_some.notify_one();
+        }
     }
 
     /// Bytes of the registry on disk.
@@ -189,13 +385,23 @@ fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> 
     changes
 }
 
-/// Reads all rows; also returns the deletions of those that are damaged.
-fn load(registry: &dyn Registry) -> Result<(Catalog, Vec<RowChange>), RegistryError> {
+/// What the registry held, and the deletions of catalog rows that are damaged.
+struct Loaded {
+    catalog: Catalog,
+    ledger: Ledger,
+    dropped: Vec<RowChange>,
+}
+
+/// Reads all rows.
+fn load(registry: &dyn Registry) -> Result<Loaded, RegistryError> {
     let mut catalog = Catalog::default();
+    let mut ledger = Ledger::default();
     let mut dropped = Vec::new();
     let mut current: Option<(Arc<str>, Directory)> = None;
-    registry.scan(&mut |key, value| {
-        if let Err(reason) = load_row(&mut catalog, &mut current, key, value) {
+    registry.scan(LOADED_END, &mut |key, value| {
+        if key.first() == Some(&LEDGER) {
+            ledger.load(key, value);
+        } else if let Err(reason) = load_row(&mut catalog, &mut current, key, value) {
             tracing::error!(
                 row = %String::from_utf8_lossy(key).escape_debug(), %reason,
                 "damaged registry row dropped; its directory will be listed again"
@@ -210,7 +416,7 @@ fn load(registry: &dyn Registry) -> Result<(Catalog, Vec<RowChange>), RegistryEr
         }
     })?;
     finish(&mut catalog, current);
-    Ok((catalog, dropped))
+    Ok(Loaded { catalog, ledger, dropped })
 }
 
 fn load_row(

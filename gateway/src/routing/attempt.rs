@@ -1,63 +1,62 @@
 //! Asking one worker, over HTTP or in this process.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, Method, Request, Uri, header, response::Parts},
 };
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 
 use super::{
-    DEADLINE_GRACE, Query, Routing,
+    Routing,
     workers::{Endpoint, InFlight, Worker},
 };
-use crate::{
-    api::{
-        client::reason_of,
-        types::{DEADLINE_HEADER, EXPECTED_GENERATION_HEADER, PATH_HEADER},
-    },
-    registry::catalog::Located,
-};
+use crate::api::{client::reason_of, types::DEADLINE_HEADER};
+
+/// The worker ends a request at its deadline and says why; only if it does not, the gateway cuts in.
+pub(super) const DEADLINE_GRACE: Duration = Duration::from_secs(1);
+
+/// One request to a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// Its method.
+    pub(crate) method: Method,
+    /// Path on the worker.
+    pub(crate) path: String,
+    /// Headers; deadline and cluster secret are added.
+    pub(crate) headers: HeaderMap,
+    /// Body.
+    pub(crate) body: Bytes,
+    /// When it has to be over.
+    pub(crate) deadline: Instant,
+}
 
 /// What came of asking one worker.
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
+    /// The head of an answer, and its body.
     Answer(Parts, Body, InFlight),
-    /// No connection.
+    /// No connection: nothing was sent.
     Unreachable(String),
-    /// Connection or lease lost before the head of an answer.
+    /// Connection or lease lost before the head of an answer: nobody knows what was done.
     Lost(String),
+    /// The deadline passed before.
     TimedOut,
 }
 
 impl Routing {
-    /// Sends the query to `worker`; `path` is the segment's.
-    pub(super) async fn attempt(
-        &self,
-        worker: &Worker,
-        query: &Query,
-        located: &Located,
-        path: &HeaderValue,
-    ) -> Attempt {
+    /// Sends `call` to `worker` and waits for the head of its answer as long as the worker lives.
+    pub(crate) async fn call(&self, worker: &Worker, mut call: Call) -> Attempt {
         let in_flight = worker.begin();
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        for accept in &query.accept {
-            headers.append(header::ACCEPT, accept.clone());
-        }
-        headers.insert(PATH_HEADER, path.clone());
-        if let Ok(generation) = HeaderValue::try_from(located.facts.generation.to_string()) {
-            headers.insert(EXPECTED_GENERATION_HEADER, generation);
-        }
-        let left = query.deadline.saturating_duration_since(Instant::now());
-        headers
-            .insert(DEADLINE_HEADER, HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        call.headers.insert(DEADLINE_HEADER, HeaderValue::from(left_ms));
         if let Some(authorization) = &self.authorization {
-            headers.insert(header::AUTHORIZATION, authorization.clone());
+            call.headers.insert(header::AUTHORIZATION, authorization.clone());
         }
-        let mut sent = pin!(self.send(&worker.endpoint, query, headers));
-        let over = query.deadline + DEADLINE_GRACE;
+        let over = call.deadline + DEADLINE_GRACE;
+        let mut sent = pin!(self.send(&worker.endpoint, call));
         let mut lease_end = Some(worker.live_until);
         loop {
             let until = lease_end.map_or(over, |end| over.min(Instant::from_std(end)));
@@ -77,17 +76,12 @@ impl Routing {
         }
     }
 
-    async fn send(
-        &self,
-        endpoint: &Endpoint,
-        query: &Query,
-        headers: HeaderMap,
-    ) -> Result<(Parts, Body), Attempt> {
-        let path = format!("/v1/segments/{}/query", query.segment);
+    async fn send(&self, endpoint: &Endpoint, call: Call) -> Result<(Parts, Body), Attempt> {
+        let Call { method, path, headers, body, .. } = call;
         match endpoint {
             Endpoint::Http(base) => {
-                let request =
-                    self.http.post(format!("{base}{path}")).headers(headers).body(query.body.clone());
+                let url = format!("{base}{path}");
+                let request = self.http.request(method, url).headers(headers).body(body);
                 let response = request.send().await.map_err(|error| {
                     let reason = reason_of(&error);
                     if error.is_connect() { Attempt::Unreachable(reason) } else { Attempt::Lost(reason) }
@@ -96,8 +90,8 @@ impl Routing {
                 Ok((parts, Body::new(body)))
             }
             Endpoint::InProcess(router) => {
-                let mut request = Request::new(Body::from(query.body.clone()));
-                *request.method_mut() = Method::POST;
+                let mut request = Request::new(Body::from(body));
+                *request.method_mut() = method;
                 *request.uri_mut() =
                     Uri::try_from(path).map_err(|error| Attempt::Unreachable(error.to_string()))?;
                 *request.headers_mut() = headers;

@@ -1,5 +1,6 @@
 //! From a query to an answer: which segment, which worker, and what to do if that one fails.
 
+mod ask;
 mod attempt;
 mod relay;
 #[cfg(test)]
@@ -10,22 +11,20 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderName, HeaderValue, Response, StatusCode, header, response::Parts},
+    http::{HeaderMap, HeaderValue, Response, header},
 };
-use http_body_util::{BodyExt, Limited};
 use tokio::time::{Instant, timeout_at};
 
-use self::{
-    attempt::Attempt,
-    relay::Relay,
-    workers::{InFlight, Worker, Workers},
-};
+pub(crate) use self::attempt::{Attempt, Call};
+use self::workers::{Worker, Workers};
 use crate::{
     api::{
         client::reason_of,
-        error::{ApiError, ErrorBody, ErrorCode},
-        types::{GENERATION_HEADER, WORKER_HEADER},
+        error::{ApiError, ErrorCode},
+        hot::{LOCK_HEADER, TOKEN_HEADER, Token},
+        types::{EXPECTED_GENERATION_HEADER, PATH_HEADER},
     },
+    copies::Copies,
     discovery::look::{Looked, Looker},
     metrics::Metrics,
     registry::{
@@ -33,33 +32,32 @@ use crate::{
         state::State,
     },
     segment::SegmentId,
+    store::Generation,
 };
 
-/// The worker ends a query at its deadline and says why; only if it does not, the gateway cuts in.
-const DEADLINE_GRACE: Duration = Duration::from_secs(1);
-/// Most bytes read of a worker's error, to see its code.
-const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Longest wait for a look at the store.
 const LOOK_MAX: Duration = Duration::from_secs(10);
-/// Headers that belong to one connection, not to the answer.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
-
 /// Routes queries to workers.
 pub struct Routing {
     /// All workers.
     pub workers: Workers,
+    /// What hot workers have.
+    pub copies: Arc<Copies>,
     state: Arc<State>,
     looker: Arc<Looker>,
     metrics: Arc<Metrics>,
     http: reqwest::Client,
     authorization: Option<HeaderValue>,
+}
+
+/// Who answers for the writes of a segment.
+pub(crate) enum Holder {
+    /// Nobody may write it.
+    Nobody,
+    /// This worker, under this token.
+    Live(Arc<Worker>, Token),
+    /// A worker that is not there.
+    Suspended(String),
 }
 
 /// One query as it came in.
@@ -78,6 +76,7 @@ impl Routing {
     /// `secret`: what the gateway presents to workers.
     pub fn new(
         workers: Workers,
+        copies: Arc<Copies>,
         state: Arc<State>,
         looker: Arc<Looker>,
         metrics: Arc<Metrics>,
@@ -102,11 +101,14 @@ impl Routing {
                 Ok::<_, String>(value)
             })
             .transpose()?;
-        Ok(Self { workers, state, looker, metrics, http, authorization })
+        Ok(Self { workers, copies, state, looker, metrics, http, authorization })
     }
 
     /// Where a segment lies; asks the store if the catalog does not know it.
     pub async fn resolve(&self, id: &SegmentId) -> Result<Located, ApiError> {
+        if self.state.ledger().is_deleting(id) {
+            return Err(ApiError::new(ErrorCode::SegmentNotFound, format!("segment {id} is being deleted")));
+        }
         let mut lookup = self.state.catalog().lookup(id);
         if lookup == Lookup::Absent {
             if self.look(id, id.canonical_dir().into()).await? == Looked::Limited {
@@ -138,20 +140,101 @@ impl Routing {
         }
     }
 
-    /// Names of the workers that would be asked for a segment, best first.
-    pub fn ranked(&self, id: &SegmentId) -> Vec<String> {
+    /// Who may write a segment now. Right after a start of the gateway nobody knows: `warming`.
+    pub(crate) fn holder(&self, id: &SegmentId) -> Result<Holder, ApiError> {
+        let (name, token) = {
+            let ledger = self.state.ledger();
+            match ledger.lock(id) {
+                Some(lock) if lock.ready => (lock.worker.clone(), lock.token),
+                // Before it is ready no write can have been acknowledged under it.
+                Some(_) => return Ok(Holder::Nobody),
+                None if ledger.damage(id).is_some() => return Ok(Holder::Suspended("unknown".into())),
+                None => return Ok(Holder::Nobody),
+            }
+        };
         let now = Instant::now().into_std();
-        self.workers.candidates(id, now).workers.iter().map(|worker| worker.name.to_string()).collect()
+        match self.workers.live(&name, now) {
+            Some(worker) if worker.hot.is_some() => Ok(Holder::Live(worker, token)),
+            _ => match self.workers.warming(now) {
+                Some(left) => Err(ApiError::new(
+                    ErrorCode::Warming,
+                    format!(
+                        "the gateway started a moment ago and waits for {name}, which may write segment {id}"
+                    ),
+                )
+                .retry_after_s(u32::try_from(left.as_secs() + 1).unwrap_or(u32::MAX))),
+                None => Ok(Holder::Suspended(name)),
+            },
+        }
+    }
+
+    /// Names of the workers that would be asked for a segment, best first. `generation`: of the catalog.
+    pub fn ranked(&self, id: &SegmentId, generation: Generation) -> Vec<String> {
+        if let Ok(Holder::Live(worker, _)) = self.holder(id) {
+            return vec![worker.name.to_string()];
+        }
+        let now = Instant::now().into_std();
+        let mut names: Vec<String> = Vec::new();
+        for worker in
+            self.hot_holders(id, generation, now).into_iter().chain(self.workers.candidates(id, now).workers)
+        {
+            let name = worker.name.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Live workers with a copy of just this generation. What has another one is never asked: it would be
+    /// older than the catalog, or newer than the answers of the others.
+    fn hot_holders(
+        &self,
+        id: &SegmentId,
+        generation: Generation,
+        now: std::time::Instant,
+    ) -> Vec<Arc<Worker>> {
+        let holders: Vec<(Arc<str>, u64)> = self
+            .copies
+            .holders(id)
+            .into_iter()
+            .filter(|holder| holder.generation == Some(generation))
+            .map(|holder| (holder.worker, holder.epoch))
+            .collect();
+        if holders.is_empty() { Vec::new() } else { self.workers.holders(id, &holders, now).workers }
     }
 
     /// Answers a query.
     pub async fn query(&self, query: Query) -> Result<Response<Body>, ApiError> {
+        match self.holder(&query.segment)? {
+            Holder::Nobody => self.query_stored(&query).await,
+            Holder::Live(worker, token) => self.ask_holder(&query, &worker, token).await,
+            Holder::Suspended(worker) => {
+                let mut response = self.query_stored(&query).await.map_err(|error| match error.code {
+                    ErrorCode::SegmentNotFound => ApiError::new(
+                        ErrorCode::LockSuspended,
+                        format!(
+                            "segment {} was never promoted, and worker {worker}, which has it, is not alive",
+                            query.segment
+                        ),
+                    )
+                    .retry_after_s(5),
+                    _ => error,
+                })?;
+                response.headers_mut().insert(LOCK_HEADER, HeaderValue::from_static("suspended"));
+                Ok(response)
+            }
+        }
+    }
+
+    /// Answers from what lies in the store, or a copy of just that.
+    async fn query_stored(&self, query: &Query) -> Result<Response<Body>, ApiError> {
         let mut replaced_before = false;
         loop {
             let located = timeout_at(query.deadline, self.resolve(&query.segment))
                 .await
                 .map_err(|_| too_late(&query.segment))??;
-            match self.ask_workers(&query, &located).await? {
+            match self.ask_workers(query, &located).await? {
                 Ok(response) => return Ok(response),
                 // The catalog was behind: look, then once more.
                 Err(replaced) => {
@@ -165,165 +248,6 @@ impl Routing {
                         .map_err(|_| too_late(&query.segment))??;
                 }
             }
-        }
-    }
-
-    /// Asks one worker after the other. The inner error is an answer that says "replaced".
-    async fn ask_workers(
-        &self,
-        query: &Query,
-        located: &Located,
-    ) -> Result<Result<Response<Body>, Response<Body>>, ApiError> {
-        let now = Instant::now().into_std();
-        let candidates = self.workers.candidates(&query.segment, now);
-        self.metrics.overloaded.inc_by(u64::from(candidates.overloaded));
-        if candidates.workers.is_empty() {
-            return Err(self.nobody(now));
-        }
-        // UTF-8 as it is; only control characters are no header. Never left out: the worker would look
-        // where the layout says, and answer from another file.
-        let path =
-            HeaderValue::from_bytes(query.segment.path_in(&located.directory).as_bytes()).map_err(|_| {
-                ApiError::new(
-                    ErrorCode::BadRequest,
-                    format!(
-                        "segment {} lies in a directory whose name has control characters",
-                        query.segment
-                    ),
-                )
-            })?;
-        let alone = candidates.workers.len() == 1;
-        // A worker that restarts leaves dead connections in the pool: alone, it gets a second chance.
-        let second_chance = alone.then(|| candidates.workers[0].clone());
-        let mut unavailable: Option<Response<Body>> = None;
-        let mut failures: Vec<String> = Vec::new();
-        for (index, worker) in candidates.workers.into_iter().chain(second_chance).enumerate() {
-            if index > 0 {
-                self.metrics.retries.inc();
-            }
-            let outcome = |outcome: &str| self.metrics.attempts.with_label_values(&[outcome]).inc();
-            match self.attempt(&worker, query, located, &path).await {
-                Attempt::Answer(parts, body, in_flight)
-                    if parts.status == StatusCode::SERVICE_UNAVAILABLE =>
-                {
-                    outcome("unavailable");
-                    unavailable = Some(self.relay(&worker, query, parts, body, in_flight));
-                    if alone {
-                        break;
-                    }
-                }
-                Attempt::Answer(parts, ..) if parts.status == StatusCode::UNAUTHORIZED => {
-                    outcome("refused");
-                    worker.suspect();
-                    tracing::error!(
-                        worker = &*worker.name,
-                        "the worker refuses this gateway: cluster secrets differ"
-                    );
-                    failures.push(format!("{} refuses this gateway (cluster secrets differ)", worker.name));
-                    if alone {
-                        break;
-                    }
-                }
-                Attempt::Answer(parts, body, in_flight) => {
-                    outcome("answered");
-                    self.compare(query, located, &parts);
-                    if parts.status == StatusCode::CONFLICT {
-                        return Ok(self.conflict(&worker, query, parts, body, in_flight).await);
-                    }
-                    return Ok(Ok(self.relay(&worker, query, parts, body, in_flight)));
-                }
-                Attempt::Unreachable(reason) => {
-                    outcome("unreachable");
-                    worker.suspect();
-                    tracing::warn!(worker = &*worker.name, reason, "worker cannot be reached");
-                    failures.push(format!("{} cannot be reached", worker.name));
-                    if alone {
-                        break;
-                    }
-                }
-                Attempt::Lost(reason) => {
-                    outcome("lost");
-                    tracing::warn!(
-                        worker = &*worker.name,
-                        reason,
-                        "connection to worker lost before its answer"
-                    );
-                    failures.push(format!("{} went away", worker.name));
-                }
-                Attempt::TimedOut => {
-                    outcome("timed_out");
-                    return Err(too_late(&query.segment));
-                }
-            }
-        }
-        match unavailable {
-            Some(response) => Ok(Ok(response)),
-            None => Err(ApiError::new(
-                ErrorCode::WorkerLost,
-                format!("no worker answered for segment {}: {}", query.segment, failures.join(", ")),
-            )),
-        }
-    }
-
-    fn relay(
-        &self,
-        worker: &Worker,
-        query: &Query,
-        mut parts: Parts,
-        body: Body,
-        in_flight: InFlight,
-    ) -> Response<Body> {
-        for name in &HOP_BY_HOP {
-            parts.headers.remove(name);
-        }
-        parts.headers.insert(WORKER_HEADER, worker.name_header.clone());
-        // Version and extensions belong to the other connection.
-        let mut response = Response::new(Body::new(Relay::new(
-            body,
-            query.deadline + DEADLINE_GRACE,
-            in_flight,
-            self.metrics.clone(),
-        )));
-        *response.status_mut() = parts.status;
-        *response.headers_mut() = parts.headers;
-        response
-    }
-
-    /// Reads the error of a 409 to see whether it says "replaced".
-    async fn conflict(
-        &self,
-        worker: &Worker,
-        query: &Query,
-        parts: Parts,
-        body: Body,
-        in_flight: InFlight,
-    ) -> Result<Response<Body>, Response<Body>> {
-        let read = Limited::new(body, ERROR_BYTES_MAX).collect();
-        let bytes = match timeout_at(query.deadline + DEADLINE_GRACE, read).await {
-            Ok(Ok(collected)) => collected.to_bytes(),
-            _ => Bytes::new(),
-        };
-        let replaced = serde_json::from_slice::<ErrorBody>(&bytes)
-            .is_ok_and(|body| body.error.code == ErrorCode::SegmentReplaced);
-        let response = self.relay(worker, query, parts, Body::from(bytes), in_flight);
-        if replaced { Err(response) } else { Ok(response) }
-    }
-
-    /// If a worker answers from another generation than the catalog's, or finds nothing, the catalog is
-    /// behind: look, without holding up the answer.
-    fn compare(&self, query: &Query, located: &Located, parts: &Parts) {
-        let differs = parts.status == StatusCode::NOT_FOUND
-            || parts.headers.get(GENERATION_HEADER).is_some_and(|generation| {
-                generation.as_bytes() != located.facts.generation.to_string().as_bytes()
-            });
-        if differs {
-            let (looker, id, directory) =
-                (self.looker.clone(), query.segment.clone(), located.directory.clone());
-            tokio::spawn(async move {
-                if let Err(error) = looker.refresh(&id, directory).await {
-                    tracing::warn!(segment = %id, %error, "the catalog's entry could not be refreshed");
-                }
-            });
         }
     }
 
@@ -362,4 +286,33 @@ fn too_late(id: &SegmentId) -> ApiError {
         ErrorCode::DeadlineExceeded,
         format!("the deadline passed before segment {id} was answered for"),
     )
+}
+
+/// Headers that say which file is meant. `token`: of the write lock.
+pub(crate) fn target_headers(
+    id: &SegmentId,
+    directory: &str,
+    generation: Option<Generation>,
+    token: Option<Token>,
+) -> Result<HeaderMap, ApiError> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // UTF-8 as it is; only control characters are no header. Never left out: the worker would look where
+    // the layout says, and answer from another file.
+    let path = HeaderValue::from_bytes(id.path_in(directory).as_bytes()).map_err(|_| {
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("segment {id} lies in a directory whose name has control characters"),
+        )
+    })?;
+    headers.insert(PATH_HEADER, path);
+    if let Some(generation) = generation
+        && let Ok(generation) = HeaderValue::try_from(generation.to_string())
+    {
+        headers.insert(EXPECTED_GENERATION_HEADER, generation);
+    }
+    if let Some(token) = token {
+        headers.insert(TOKEN_HEADER, HeaderValue::from(token));
+    }
+    Ok(headers)
 }

@@ -13,7 +13,11 @@ use axum::{Router, http::HeaderValue};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    api::types::{LeaseRequest, Tier, WorkerInfo},
+    api::{
+        hot::HotReport,
+        types::{LeaseRequest, Tier, WorkerInfo},
+    },
+    copies::HotWorker,
     leases::{Leases, Refusal},
     placement::{WorkerSeed, load_bound, rank},
     segment::SegmentId,
@@ -36,6 +40,12 @@ pub struct Worker {
     pub name_header: HeaderValue,
     /// How it is reached.
     pub endpoint: Endpoint,
+    /// Epoch of its lease.
+    pub epoch: u64,
+    /// Its base URL as its lease has it.
+    pub url: Arc<str>,
+    /// Its last report, if it holds copies.
+    pub hot: Option<HotReport>,
     seed: WorkerSeed,
     weight: u32,
     tier: Tier,
@@ -50,6 +60,11 @@ impl Worker {
     /// It could not be reached.
     pub fn suspect(&self) {
         self.suspected.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests that it is answering.
+    pub fn load(&self) -> u32 {
+        self.load.load(Ordering::Relaxed)
     }
 
     /// Counts a request until the guard is dropped.
@@ -140,25 +155,41 @@ impl Workers {
     /// over the load bound after those within it, and those that could not be reached last.
     pub fn candidates(&self, segment: &SegmentId, now: Instant) -> Candidates {
         let table = self.table.read().clone();
-        let live: Vec<&Arc<Worker>> =
-            table.iter().filter(|worker| worker.tier == Tier::Cold && now < worker.live_until).collect();
-        let total: u32 = live.iter().map(|worker| worker.load.load(Ordering::Relaxed)).sum();
-        let weights: u64 = live.iter().map(|worker| u64::from(worker.weight)).sum();
-        let (mut first, mut later, mut last) = (Vec::with_capacity(live.len()), Vec::new(), Vec::new());
-        for index in rank(segment, live.iter().map(|worker| (worker.seed, worker.weight))) {
-            let worker = live[index];
-            if worker.suspected.load(Ordering::Relaxed) {
-                last.push(worker.clone());
-            } else if worker.load.load(Ordering::Relaxed) >= load_bound(total, worker.weight, weights) {
-                later.push(worker.clone());
-            } else {
-                first.push(worker.clone());
-            }
-        }
-        let overloaded = u32::try_from(later.len()).unwrap_or(u32::MAX);
-        first.append(&mut later);
-        first.append(&mut last);
-        Candidates { workers: first, overloaded }
+        in_order(segment, table.iter().filter(|worker| worker.tier == Tier::Cold && now < worker.live_until))
+    }
+
+    /// The live ones of `holders` (name, and epoch of the lease under which it has a copy), in the same
+    /// order.
+    pub fn holders(&self, segment: &SegmentId, holders: &[(Arc<str>, u64)], now: Instant) -> Candidates {
+        let table = self.table.read().clone();
+        let holds = |worker: &&Arc<Worker>| {
+            now < worker.live_until
+                && worker.hot.is_some()
+                && holders.iter().any(|(name, epoch)| *name == worker.name && *epoch == worker.epoch)
+        };
+        in_order(segment, table.iter().filter(holds))
+    }
+
+    /// The worker `name`, if it lives.
+    pub fn live(&self, name: &str, now: Instant) -> Option<Arc<Worker>> {
+        self.table.read().iter().find(|worker| *worker.name == *name && now < worker.live_until).cloned()
+    }
+
+    /// Live workers that hold copies.
+    pub fn hot(&self, now: Instant) -> Vec<Arc<Worker>> {
+        let table = self.table.read();
+        table.iter().filter(|worker| worker.hot.is_some() && now < worker.live_until).cloned().collect()
+    }
+
+    /// The same as copies need them.
+    pub fn hot_workers(&self, now: Instant) -> Vec<HotWorker> {
+        let hot = self.hot(now);
+        hot.iter()
+            .filter_map(|worker| {
+                let report = worker.hot.clone()?;
+                Some(HotWorker { name: worker.name.clone(), epoch: worker.epoch, report })
+            })
+            .collect()
     }
 
     /// Number of live workers.
@@ -208,6 +239,9 @@ impl Workers {
                 name: name.into(),
                 name_header,
                 endpoint,
+                epoch: lease.request.epoch,
+                url: lease.request.url.trim_end_matches('/').into(),
+                hot: lease.request.hot.clone(),
                 seed: WorkerSeed::of(name),
                 weight: lease.request.weight,
                 tier: lease.request.tier,
@@ -218,4 +252,25 @@ impl Workers {
         }
         *table = Arc::new(next);
     }
+}
+
+fn in_order<'a>(segment: &SegmentId, live: impl Iterator<Item = &'a Arc<Worker>>) -> Candidates {
+    let live: Vec<&Arc<Worker>> = live.collect();
+    let total: u32 = live.iter().map(|worker| worker.load()).sum();
+    let weights: u64 = live.iter().map(|worker| u64::from(worker.weight)).sum();
+    let (mut first, mut later, mut last) = (Vec::with_capacity(live.len()), Vec::new(), Vec::new());
+    for index in rank(segment, live.iter().map(|worker| (worker.seed, worker.weight))) {
+        let worker = live[index];
+        if worker.suspected.load(Ordering::Relaxed) {
+            last.push(worker.clone());
+        } else if worker.load() >= load_bound(total, worker.weight, weights) {
+            later.push(worker.clone());
+        } else {
+            first.push(worker.clone());
+        }
+    }
+    let overloaded = u32::try_from(later.len()).unwrap_or(u32::MAX);
+    first.append(&mut later);
+    first.append(&mut last);
+    Candidates { workers: first, overloaded }
 }

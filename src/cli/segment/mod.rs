@@ -4,7 +4,7 @@ use clap::Subcommand;
 use springhouse_gateway::{
     api::{
         client::GatewayClient,
-        hot::{PromoteRequest, ProvisionRequest, ReleaseRequest},
+        hot::{PromoteRequest, ProvisionRequest, RaiseRequest, ReleaseRequest},
     },
     segment::SegmentId,
 };
@@ -199,14 +199,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
             What::Locks => list::locks(&client, common.json).await,
             What::Raise(args) => {
+                let request = RaiseRequest { copies: args.copies };
                 many::each(&args.many.segments, common.json, async |id| {
-                    client.raise(id, args.copies).await.map(|()| ("raised".to_owned(), ()))
+                    client.raise(id, &request).await.map(|answer| ("raised".to_owned(), answer))
                 })
                 .await
             }
             What::Lower(args) => {
                 many::each(&args.segments, common.json, async |id| {
-                    client.lower(id).await.map(|()| ("lowered".to_owned(), ()))
+                    client.lower(id).await.map(|answer| ("lowered".to_owned(), answer))
                 })
                 .await
             }
@@ -217,7 +218,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     many::confirm(&args.many.segments)?;
                 }
                 many::each(&args.many.segments, common.json, async |id| {
-                    client.delete_segment(id).await.map(|()| ("deleted".to_owned(), ()))
+                    client.delete(id).await.map(|()| ("deleted".to_owned(), ()))
                 })
                 .await
             }

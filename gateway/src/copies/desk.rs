@@ -1,0 +1,132 @@
+//! What one hot worker is to hold, versioned, so that it is told only what changed.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::{
+    api::hot::{AssignedSegment, Assignment},
+    segment::SegmentId,
+};
+
+/// Changes remembered; a worker that is further behind is told all.
+const LOG_MAX: usize = 10_000;
+
+/// The assignment of one worker.
+#[derive(Debug)]
+pub(super) struct Desk {
+    version: u64,
+    hold: HashMap<SegmentId, AssignedSegment>,
+    /// Which segment was added or changed, and the version of that.
+    log: VecDeque<(u64, SegmentId)>,
+    /// The log is whole for whoever has this version or a later one.
+    log_from: u64,
+    /// Not to be held, and perhaps still there; with the version in which the worker was first told so.
+    pending: HashMap<SegmentId, Option<u64>>,
+}
+
+impl Desk {
+    /// Nothing to hold. `version`: above every one of the gateway's earlier starts.
+    pub(super) fn new(version: u64) -> Self {
+        Self {
+            version,
+            hold: HashMap::new(),
+            log: VecDeque::new(),
+            log_from: version,
+            pending: HashMap::new(),
+        }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn hold_count(&self) -> usize {
+        self.hold.len()
+    }
+
+    pub(super) fn held(&self, id: &SegmentId) -> Option<&AssignedSegment> {
+        self.hold.get(id)
+    }
+
+    /// `segment` is to be held from now on in this way, or not any more.
+    pub(super) fn set(&mut self, id: &SegmentId, segment: Option<AssignedSegment>) {
+        if self.hold.get(id) == segment.as_ref() {
+            return;
+        }
+        self.version += 1;
+        match segment {
+            Some(segment) => {
+                self.hold.insert(id.clone(), segment);
+                self.pending.remove(id);
+                self.log.push_back((self.version, id.clone()));
+                if self.log.len() > LOG_MAX
+                    && let Some((version, _)) = self.log.pop_front()
+                {
+                    self.log_from = version;
+                }
+            }
+            None => {
+                self.hold.remove(id);
+                self.pending.insert(id.clone(), None);
+            }
+        }
+    }
+
+    /// The worker's manifest says that it has something of `id`, or has it no more.
+    pub(super) fn reported(&mut self, id: &SegmentId, is_there: bool) {
+        if !is_there {
+            self.pending.remove(id);
+        } else if !self.hold.contains_key(id) && !self.pending.contains_key(id) {
+            self.pending.insert(id.clone(), None);
+            self.version += 1;
+        }
+    }
+
+    /// What kept the worker from giving `id` up may have gone.
+    pub(super) fn reconsider(&mut self, id: &SegmentId) {
+        if self.pending.contains_key(id) {
+            self.version += 1;
+        }
+    }
+
+    /// The same of everything.
+    pub(super) fn reconsider_all(&mut self) {
+        if !self.pending.is_empty() {
+            self.version += 1;
+        }
+    }
+
+    /// What a worker that has version `since` does not know. `may_go`: whether a copy may be given up now;
+    /// `is_there`: whether the worker's manifest has it.
+    pub(super) fn tell(
+        &mut self,
+        since: Option<u64>,
+        may_go: impl Fn(&SegmentId) -> bool,
+        is_there: impl Fn(&SegmentId) -> bool,
+    ) -> Assignment {
+        let base = since.filter(|since| (self.log_from..=self.version).contains(since));
+        // Told, and neither there nor coming: done with.
+        self.pending.retain(|id, told| {
+            let heard = told.is_some_and(|told| base.is_some_and(|base| base >= told));
+            !heard || is_there(id)
+        });
+        let hold = match base {
+            None => self.hold.values().cloned().collect(),
+            Some(base) => {
+                let mut changed: Vec<&SegmentId> =
+                    self.log.iter().filter(|(version, _)| *version > base).map(|(_, id)| id).collect();
+                changed.sort_unstable();
+                changed.dedup();
+                changed.into_iter().filter_map(|id| self.hold.get(id).cloned()).collect()
+            }
+        };
+        let mut drop = Vec::new();
+        for (id, told) in &mut self.pending {
+            if may_go(id) {
+                told.get_or_insert(self.version);
+                drop.push(id.to_string());
+            }
+        }
+        drop.sort_unstable();
+        Assignment { version: self.version, base, hold, drop }
+    }
+}

@@ -1,0 +1,441 @@
+//! What cannot be read off the store: who may write a segment, which promotions and deletions are under
+//! way, schemas, and the exceptions from computed placement. Only exceptions have an entry.
+//!
+//! The ledger in memory; `state.rs` owns the one instance, and makes each change durable before anybody
+//! can see it. Unlike the catalog it cannot be made again from the store: a damaged row is kept, named in
+//! the log, and the segment it is about cannot be written until somebody decides.
+
+pub mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use self::rows::{LedgerKey, name_of, read};
+use super::RowChange;
+use crate::{
+    api::hot::{SchemaInfo, TOKEN_COUNTER_BITS, Token},
+    segment::SegmentId,
+    store::Generation,
+};
+
+/// Name of the schema that always exists and is empty.
+pub const DEFAULT_SCHEMA: &str = "default";
+
+/// The right of one worker to write a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// Holder.
+    pub worker: String,
+    /// Fencing token.
+    pub token: Token,
+    /// When it was granted, ms since 1970.
+    pub since_ms: i64,
+    /// Name of the schema asked for.
+    pub schema: String,
+    /// Directory of the segment in the store.
+    pub directory: String,
+    /// Generation in the store that the writes build upon; `None`: the store had none.
+    pub base: Option<Generation>,
+    /// Whether the worker has said that it is writable there. Before, no write can have been acknowledged.
+    pub ready: bool,
+    /// A promotion that the worker may not have heard of: generation, and last transaction in it.
+    #[serde(default)]
+    pub untold: Option<(Generation, u64)>,
+}
+
+/// A promotion under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Token of the lock.
+    pub token: Token,
+    /// Name that the worker uploads to, below the store's root.
+    pub temporary: String,
+    /// Where it goes.
+    pub path: String,
+    /// Generation that it may replace; `None`: nothing may be there.
+    pub expected: Option<Generation>,
+    /// Known once the upload is verified: from then on the rename may have happened.
+    pub uploaded: Option<Uploaded>,
+}
+
+/// What lies at the temporary name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time of the temporary, ms since 1970: a rename keeps it, so it tells ours from others.
+    pub mtime_ms: i64,
+    /// xxh3-128 of its bytes, 32 hexadecimal digits.
+    pub checksum: String,
+    /// Last transaction in it.
+    pub change: u64,
+}
+
+/// A deletion: under way, or over and remembered so that a listing begun before does not undo it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Token above every lock that the segment had: what workers are sent.
+    pub token: Token,
+    /// Directory where it lay.
+    pub directory: String,
+    /// When it began, ms since 1970.
+    pub since_ms: i64,
+    /// When it ended, ms since 1970.
+    pub done_ms: Option<i64>,
+    /// Generation that was removed last.
+    pub generation: Option<Generation>,
+}
+
+/// A segment that shall have hot copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raise {
+    /// How many, at least 1.
+    pub copies: u32,
+}
+
+/// Checksum of a generation that was promoted through this gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// The generation.
+    pub generation: Generation,
+    /// xxh3-128 of its bytes, 32 hexadecimal digits.
+    pub checksum: String,
+}
+
+/// One change of the ledger.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// Write lock of a segment.
+    Lock(SegmentId, Option<Lock>),
+    /// Promotion of a segment.
+    Intent(SegmentId, Option<Intent>),
+    /// Deletion of a segment.
+    Tombstone(SegmentId, Option<Tombstone>),
+    /// Wish for copies.
+    Raise(SegmentId, Option<Raise>),
+    /// Workers that shall have it; empty: none.
+    Pins(SegmentId, BTreeSet<String>),
+    /// A new version of a schema.
+    Schema(SchemaInfo),
+    /// Whether a worker shall become empty.
+    Drain(String, bool),
+    /// Checksum of a promoted generation.
+    Checksum(SegmentId, Option<Checksum>),
+    /// No token up to this one will be given again.
+    Token(Token),
+}
+
+/// A row that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The row and what is wrong with it, for people.
+    pub text: String,
+    key: Vec<u8>,
+}
+
+/// Everything but the checksums, in memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    locks: BTreeMap<SegmentId, Lock>,
+    /// Locks of each worker, counted.
+    lock_counts: HashMap<String, u64>,
+    intents: BTreeMap<SegmentId, Intent>,
+    tombstones: HashMap<SegmentId, Tombstone>,
+    raised: BTreeMap<SegmentId, Raise>,
+    pins: BTreeMap<SegmentId, BTreeSet<String>>,
+    schemas: BTreeMap<SegmentId, Vec<SchemaInfo>>,
+    draining: BTreeSet<String>,
+    token: Token,
+    damaged: HashMap<SegmentId, Vec<Damage>>,
+    /// Damage that leaves every segment in doubt.
+    damaged_all: Vec<Damage>,
+}
+
+impl Ledger {
+    /// Takes up one row. A row that cannot be read is remembered as damage, logged, and left where it is.
+    pub fn load(&mut self, key: &[u8], value: &[u8]) {
+        let decoded = LedgerKey::decode(key);
+        let result = match &decoded {
+            Some(known) => self.load_known(known, key, value),
+            None => Err("unknown key".to_owned()),
+        };
+        let Err(reason) = result else { return };
+        let text = format!("registry row {:?}: {reason}", name_of(key));
+        tracing::error!(
+            row = name_of(key),
+            reason,
+            "damaged row of the ledger: kept, and what it is about refused"
+        );
+        let damage = Damage { text, key: key.to_vec() };
+        match &decoded {
+            // Without the row nobody knows what the worker has to be spared: nothing new goes there.
+            Some(LedgerKey::Drain(worker)) => drop(self.draining.insert(worker.clone())),
+            // Wishes and schemas: what they asked for is not done; nothing can be lost by that.
+            Some(LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..)) => {}
+            Some(known) => match known.segment() {
+                Some(id) => self.damaged.entry(id.clone()).or_default().push(damage),
+                None => self.damaged_all.push(damage),
+            },
+            None => self.damaged_all.push(damage),
+        }
+    }
+
+    fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
+        match known {
+            LedgerKey::Lock(id) => self.put_lock(id.clone(), Some(read(key, value)?)),
+            LedgerKey::Intent(id) => drop(self.intents.insert(id.clone(), read(key, value)?)),
+            LedgerKey::Tombstone(id) => drop(self.tombstones.insert(id.clone(), read(key, value)?)),
+            LedgerKey::Raise(id) => drop(self.raised.insert(id.clone(), read(key, value)?)),
+            LedgerKey::Pins(id) => drop(self.pins.insert(id.clone(), read(key, value)?)),
+            LedgerKey::Schema(name, _) => {
+                let schema = read(key, value)?;
+                self.schemas.entry(name.clone()).or_default().push(schema);
+            }
+            LedgerKey::Drain(worker) => {
+                if read::<bool>(key, value)? {
+                    self.draining.insert(worker.clone());
+                }
+            }
+            LedgerKey::Token => self.token = self.token.max(read(key, value)?),
+            LedgerKey::Checksum(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The rows that make `entry` durable. Whatever is said anew about a segment also takes the damaged
+    /// rows of the same key away: they have its key.
+    pub(super) fn row(entry: &Entry) -> Result<RowChange, serde_json::Error> {
+        match entry {
+            Entry::Lock(id, value) => LedgerKey::Lock(id.clone()).row(value.as_ref()),
+            Entry::Intent(id, value) => LedgerKey::Intent(id.clone()).row(value.as_ref()),
+            Entry::Tombstone(id, value) => LedgerKey::Tombstone(id.clone()).row(value.as_ref()),
+            Entry::Raise(id, value) => LedgerKey::Raise(id.clone()).row(value.as_ref()),
+            Entry::Pins(id, workers) => {
+                LedgerKey::Pins(id.clone()).row(Some(workers).filter(|workers| !workers.is_empty()))
+            }
+            Entry::Schema(schema) => {
+                // The name was checked to be like a segment id when it was registered.
+                let name = SegmentId::parse(&schema.name)
+                    .map_err(<serde_json::Error as serde::ser::Error>::custom)?;
+                LedgerKey::Schema(name, schema.version).row(Some(schema))
+            }
+            Entry::Drain(worker, draining) => {
+                LedgerKey::Drain(worker.clone()).row(Some(draining).filter(|draining| **draining))
+            }
+            Entry::Checksum(id, value) => LedgerKey::Checksum(id.clone()).row(value.as_ref()),
+            Entry::Token(token) => LedgerKey::Token.row(Some(token)),
+        }
+    }
+
+    /// The row that `entry` is about, as it is without it. `None`: it may stay as `entry` has it, or only the
+    /// disk knows: it is damaged, and is never dropped without a word.
+    pub(super) fn row_of_the_same(&self, entry: &Entry) -> Option<RowChange> {
+        if let Entry::Lock(id, _) | Entry::Intent(id, _) | Entry::Tombstone(id, _) = entry
+            && self.damaged.contains_key(id)
+        {
+            return None;
+        }
+        let now = match entry {
+            Entry::Lock(id, _) => Entry::Lock(id.clone(), self.locks.get(id).cloned()),
+            Entry::Intent(id, _) => Entry::Intent(id.clone(), self.intents.get(id).cloned()),
+            Entry::Tombstone(id, _) => Entry::Tombstone(id.clone(), self.tombstones.get(id).cloned()),
+            Entry::Raise(id, _) => Entry::Raise(id.clone(), self.raised.get(id).copied()),
+            Entry::Pins(id, _) => Entry::Pins(id.clone(), self.pins.get(id).cloned().unwrap_or_default()),
+            Entry::Drain(worker, _) => Entry::Drain(worker.clone(), self.draining.contains(worker)),
+            Entry::Schema(schema) => {
+                let name = SegmentId::parse(&schema.name).ok()?;
+                let versions = self.schemas.get(&name).map(Vec::as_slice).unwrap_or_default();
+                let known = versions.iter().any(|known| known.version == schema.version);
+                return (!known).then(|| RowChange::Delete(LedgerKey::Schema(name, schema.version).encode()));
+            }
+            // A checksum names its generation, and a higher token only skips some.
+            Entry::Checksum(..) | Entry::Token(_) => return None,
+        };
+        Self::row(&now).ok()
+    }
+
+    /// Makes `entry` visible; it is durable already.
+    pub(super) fn apply(&mut self, entry: Entry) {
+        if let Some(key) = match &entry {
+            Entry::Lock(id, _) => Some(LedgerKey::Lock(id.clone())),
+            Entry::Intent(id, _) => Some(LedgerKey::Intent(id.clone())),
+            Entry::Tombstone(id, _) => Some(LedgerKey::Tombstone(id.clone())),
+            _ => None,
+        } {
+            self.mended(&key);
+        }
+        match entry {
+            Entry::Lock(id, value) => self.put_lock(id, value),
+            Entry::Intent(id, value) => put_ordered(&mut self.intents, id, value),
+            Entry::Tombstone(id, Some(value)) => drop(self.tombstones.insert(id, value)),
+            Entry::Tombstone(id, None) => drop(self.tombstones.remove(&id)),
+            Entry::Raise(id, value) => put_ordered(&mut self.raised, id, value),
+            Entry::Pins(id, workers) => {
+                put_ordered(&mut self.pins, id, Some(workers).filter(|workers| !workers.is_empty()));
+            }
+            Entry::Schema(schema) => {
+                if let Ok(name) = SegmentId::parse(&schema.name) {
+                    self.schemas.entry(name).or_default().push(schema);
+                }
+            }
+            Entry::Drain(worker, true) => drop(self.draining.insert(worker)),
+            Entry::Drain(worker, false) => drop(self.draining.remove(&worker)),
+            Entry::Checksum(..) => {}
+            Entry::Token(token) => self.token = self.token.max(token),
+        }
+    }
+
+    fn put_lock(&mut self, id: SegmentId, value: Option<Lock>) {
+        if let Some(lock) = &value {
+            *self.lock_counts.entry(lock.worker.clone()).or_default() += 1;
+        }
+        let before = match value {
+            Some(lock) => self.locks.insert(id, lock),
+            None => self.locks.remove(&id),
+        };
+        if let Some(lock) = before
+            && let Some(count) = self.lock_counts.get_mut(&lock.worker)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.lock_counts.remove(&lock.worker);
+            }
+        }
+    }
+
+    fn mended(&mut self, key: &LedgerKey) {
+        let Some(id) = key.segment() else { return };
+        if let Some(damages) = self.damaged.get_mut(id) {
+            let bytes = key.encode();
+            damages.retain(|damage| damage.key != bytes);
+            if damages.is_empty() {
+                self.damaged.remove(id);
+            }
+        }
+    }
+
+    /// Why nothing may be written to `id`: the damaged row that is about it.
+    pub fn damage(&self, id: &SegmentId) -> Option<&str> {
+        let own = self.damaged.get(id).and_then(|damages| damages.first());
+        own.map(|damage| damage.text.as_str())
+    }
+
+    /// Why no token may be given for any segment: the count of tokens, or a row that nobody understands.
+    pub fn damage_of_all(&self) -> Option<&str> {
+        self.damaged_all.first().map(|damage| damage.text.as_str())
+    }
+
+    /// Number of rows that could not be read.
+    pub fn damage_count(&self) -> usize {
+        self.damaged_all.len() + self.damaged.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The token to give next: above `floor`, above every one given, and of `epoch` at least. `None`: there
+    /// is no higher number.
+    pub fn next_token(&self, epoch: u64, floor: Token) -> Option<Token> {
+        let of_epoch = epoch.checked_shl(TOKEN_COUNTER_BITS).filter(|t| t >> TOKEN_COUNTER_BITS == epoch)?;
+        self.token.max(floor).max(of_epoch).checked_add(1)
+    }
+
+    /// The highest token given.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Write lock of a segment.
+    pub fn lock(&self, id: &SegmentId) -> Option<&Lock> {
+        self.locks.get(id)
+    }
+
+    /// All write locks by segment.
+    pub fn locks(&self) -> impl Iterator<Item = (&SegmentId, &Lock)> {
+        self.locks.iter()
+    }
+
+    /// Number of segments that `worker` may write.
+    pub fn lock_count(&self, worker: &str) -> u64 {
+        self.lock_counts.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Promotion under way.
+    pub fn intent(&self, id: &SegmentId) -> Option<&Intent> {
+        self.intents.get(id)
+    }
+
+    /// All promotions under way.
+    pub fn intents(&self) -> impl Iterator<Item = (&SegmentId, &Intent)> {
+        self.intents.iter()
+    }
+
+    /// Deletion of a segment, also one that is over.
+    pub fn tombstone(&self, id: &SegmentId) -> Option<&Tombstone> {
+        self.tombstones.get(id)
+    }
+
+    /// All of them.
+    pub fn tombstones(&self) -> impl Iterator<Item = (&SegmentId, &Tombstone)> {
+        self.tombstones.iter()
+    }
+
+    /// Whether the segment is being deleted.
+    pub fn is_deleting(&self, id: &SegmentId) -> bool {
+        self.tombstones.get(id).is_some_and(|tombstone| tombstone.done_ms.is_none())
+    }
+
+    /// Whether a sight of `id` in `generation` must not bring it back.
+    pub fn buries(&self, id: &str, generation: Generation) -> bool {
+        self.tombstones
+            .get(id)
+            .is_some_and(|tombstone| tombstone.done_ms.is_none() || tombstone.generation == Some(generation))
+    }
+
+    /// Whether anything is buried at all.
+    pub fn has_tombstones(&self) -> bool {
+        !self.tombstones.is_empty()
+    }
+
+    /// Wish for copies of a segment.
+    pub fn raise(&self, id: &SegmentId) -> Option<Raise> {
+        self.raised.get(id).copied()
+    }
+
+    /// Workers that shall have a segment.
+    pub fn pins(&self, id: &SegmentId) -> Option<&BTreeSet<String>> {
+        self.pins.get(id)
+    }
+
+    /// Whether placement has to think of `id` at all.
+    pub fn is_wished(&self, id: &str) -> bool {
+        self.raised.contains_key(id) || self.pins.contains_key(id)
+    }
+
+    /// Every segment that is raised or pinned, once.
+    pub fn wished(&self) -> impl Iterator<Item = &SegmentId> {
+        self.raised.keys().chain(self.pins.keys().filter(|id| !self.raised.contains_key(*id)))
+    }
+
+    /// Whether a worker shall become empty.
+    pub fn is_draining(&self, worker: &str) -> bool {
+        self.draining.contains(worker)
+    }
+
+    /// Versions of a schema, oldest first; not of the built-in one.
+    pub fn schema(&self, name: &SegmentId) -> Option<&[SchemaInfo]> {
+        self.schemas.get(name).map(Vec::as_slice)
+    }
+
+    /// Newest version of each registered schema.
+    pub fn schemas(&self) -> impl Iterator<Item = &SchemaInfo> {
+        self.schemas.values().filter_map(|versions| versions.last())
+    }
+}
+
+fn put_ordered<T>(map: &mut BTreeMap<SegmentId, T>, id: SegmentId, value: Option<T>) {
+    match value {
+        Some(value) => drop(map.insert(id, value)),
+        None => drop(map.remove(&id)),
+    }
+}

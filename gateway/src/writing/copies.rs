@@ -1,0 +1,118 @@
+//! Wishes for hot copies: raise, lower, pins, draining workers.
+
+use tokio::time::Instant;
+
+use super::Writing;
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        types::{DrainAnswer, RaiseAnswer},
+    },
+    registry::{
+        ledger::{Entry, Raise},
+        state::Amendment,
+    },
+    segment::SegmentId,
+};
+
+impl Writing {
+    /// Raises `id` to `copies` hot copies; `None`: as many as is usual.
+    pub(crate) async fn raise(&self, id: &SegmentId, copies: Option<u32>) -> Result<RaiseAnswer, ApiError> {
+        let most = self.rules.copies_maximum.max(1);
+        let copies = copies.unwrap_or(self.rules.copies_minimum).max(1);
+        if copies > most {
+            return Err(ApiError::new(
+                ErrorCode::BadRequest,
+                format!("copies must be 1 to {most} (copies_maximum of the gateway)"),
+            ));
+        }
+        // There is something to copy.
+        self.routing.resolve(id).await?;
+        let segment = id.clone();
+        self.wish(id, move |_| vec![Entry::Raise(segment, Some(Raise { copies }))]).await
+    }
+
+    /// Takes the wish for hot copies of `id` back; pins stay.
+    pub(crate) async fn lower(&self, id: &SegmentId) -> Result<RaiseAnswer, ApiError> {
+        let segment = id.clone();
+        self.wish(id, move |_| vec![Entry::Raise(segment, None)]).await
+    }
+
+    /// Whether `worker` shall always have `id`.
+    pub(crate) async fn pin(
+        &self,
+        id: &SegmentId,
+        worker: String,
+        pinned: bool,
+    ) -> Result<RaiseAnswer, ApiError> {
+        if pinned {
+            self.routing.resolve(id).await?;
+        }
+        let segment = id.clone();
+        self.wish(id, move |pins| {
+            let mut pins = pins.clone();
+            if pinned {
+                pins.insert(worker);
+            } else {
+                pins.remove(&worker);
+            }
+            vec![Entry::Pins(segment, pins)]
+        })
+        .await
+    }
+
+    async fn wish(
+        &self,
+        id: &SegmentId,
+        entries: impl FnOnce(&std::collections::BTreeSet<String>) -> Vec<Entry> + Send + 'static,
+    ) -> Result<RaiseAnswer, ApiError> {
+        let segment = id.clone();
+        self.amend(move |ledger, _| {
+            if ledger.is_deleting(&segment) {
+                return Err(ApiError::new(
+                    ErrorCode::SegmentNotFound,
+                    format!("segment {segment} is being deleted"),
+                ));
+            }
+            let none = Default::default();
+            Ok(Amendment::ledger(entries(ledger.pins(&segment).unwrap_or(&none)), ()))
+        })
+        .await?;
+        self.place_copies();
+        let assigned = self.routing.copies.assigned(id);
+        let ledger = self.state.ledger();
+        Ok(RaiseAnswer {
+            segment: id.to_string(),
+            copies: ledger.raise(id).map_or(0, |raise| raise.copies),
+            pinned: ledger.pins(id).into_iter().flatten().cloned().collect(),
+            assigned,
+        })
+    }
+
+    /// Whether `worker` shall become empty: it is given nothing, and what it has goes elsewhere.
+    pub(crate) async fn drain(&self, worker: &str, draining: bool) -> Result<DrainAnswer, ApiError> {
+        let name = worker.to_owned();
+        self.amend(move |ledger, _| {
+            Ok(if ledger.is_draining(&name) == draining {
+                Amendment::none(())
+            } else {
+                Amendment::ledger(vec![Entry::Drain(name, draining)], ())
+            })
+        })
+        .await?;
+        self.place_copies();
+        let locks = self.state.ledger().lock_count(worker);
+        Ok(DrainAnswer {
+            worker: worker.to_owned(),
+            draining,
+            assigned: self.routing.copies.assigned_count(worker),
+            locks,
+        })
+    }
+
+    /// Brings the assignments up to date.
+    pub(crate) fn place_copies(&self) {
+        let now = Instant::now().into_std();
+        self.routing.copies.refresh(&self.routing.workers.hot_workers(now), now);
+    }
+}

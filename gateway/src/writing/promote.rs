@@ -1,0 +1,265 @@
+//! Promotion: what the holder of a write lock has becomes the segment's generation in the store.
+//!
+//! ```text
+//! intent → worker uploads to NAME.sqlite._COPYING_.TOKEN → upload verified, intent says so
+//!        → rename over → generation, checksum and catalog committed, intent gone → worker told → release
+//! ```
+//! The upload takes as long as it takes, so it does not hold the segment's turn: a takeover may come in
+//! between, and the rest then finds another token. HDFS's rename has no precondition: between the look at
+//! the target and the rename a foreign writer's file can be replaced.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+
+use super::{Writing, not_provisioned, provision::temporary};
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        hot::{HotUpload, HotUploaded, PromoteAnswer, PromoteRequest, Token},
+    },
+    registry::{
+        ledger::{Entry, Intent, Lock, Uploaded},
+        state::Amendment,
+    },
+    routing::workers::Worker,
+    segment::SegmentId,
+    settings::ForeignGeneration,
+    store::{Generation, StoreEntry},
+};
+
+/// A promotion that this process carries out, until dropped.
+struct Promoting<'a>(&'a Writing, SegmentId);
+
+impl Drop for Promoting<'_> {
+    fn drop(&mut self) {
+        self.0.promoting.lock().remove(&self.1);
+    }
+}
+
+impl Writing {
+    /// Promotes `id`, one promotion of it at a time. A repetition is safe.
+    pub(crate) async fn promote(
+        self: &Arc<Self>,
+        id: SegmentId,
+        request: PromoteRequest,
+        sent: Option<Token>,
+    ) -> Result<PromoteAnswer, ApiError> {
+        let this = self.clone();
+        Self::detached(async move { this.promote_now(&id, request, sent).await }).await
+    }
+
+    async fn promote_now(
+        &self,
+        id: &SegmentId,
+        request: PromoteRequest,
+        sent: Option<Token>,
+    ) -> Result<PromoteAnswer, ApiError> {
+        let (promoting, intent, worker) = self.begin(id, sent).await?;
+        let upload = HotUpload { temporary: intent.temporary.clone() };
+        let path = (Method::POST, format!("/v1/hot/{id}/upload"));
+        let uploaded: Result<HotUploaded, _> =
+            self.ask(&worker, path, intent.token, &upload, self.rules.copy_max).await;
+        let _turn = self.turns.take(id).await;
+        let uploaded = match uploaded {
+            Ok(uploaded) => uploaded,
+            Err(failure) => {
+                let error = failure.error(id, &worker.name);
+                self.give_up(id, &intent).await?;
+                return Err(error);
+            }
+        };
+        let (generation, entry) = self.finish(id, &intent, &uploaded).await?;
+        drop(promoting);
+        self.tell_promoted(id, &worker).await;
+        let released = request.release && self.release_promoted(id, &intent, &worker).await;
+        Ok(PromoteAnswer {
+            segment: id.to_string(),
+            url: format!("{}{}", self.store.url().trim_end_matches('/'), intent.path),
+            path: intent.path,
+            generation: generation.to_string(),
+            size: entry.len,
+            checksum: uploaded.checksum,
+            change: uploaded.change,
+            released,
+        })
+    }
+
+    /// Checks that `id` can be promoted, and writes the intent down.
+    async fn begin(
+        &self,
+        id: &SegmentId,
+        sent: Option<Token>,
+    ) -> Result<(Promoting<'_>, Intent, Arc<Worker>), ApiError> {
+        let _turn = self.turns.take(id).await;
+        self.settle(id).await?;
+        let (lock, worker) = self.held(id, sent)?;
+        let path = id.path_in(&lock.directory);
+        let expected = self.check_target(id, &path, lock.base).await?;
+        // From here on the others see it; the guard also ends it.
+        if self.promoting.lock().insert(id.clone(), lock.token).is_some() {
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("segment {id} is under promotion already"),
+            ));
+        }
+        let promoting = Promoting(self, id.clone());
+        self.tell_promoted(id, &worker).await;
+        let intent = Intent {
+            token: lock.token,
+            temporary: temporary(id, &lock.directory, lock.token),
+            path,
+            expected,
+            uploaded: None,
+        };
+        let (segment, written) = (id.clone(), intent.clone());
+        self.amend(move |ledger, _| {
+            check_lock(ledger.lock(&segment), &segment, written.token)?;
+            Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ()))
+        })
+        .await?;
+        Ok((promoting, intent, worker))
+    }
+
+    /// Generation that the promotion may replace: the one that the lock builds upon, or, if the rule says
+    /// so, whatever is there.
+    async fn check_target(
+        &self,
+        id: &SegmentId,
+        path: &str,
+        base: Option<Generation>,
+    ) -> Result<Option<Generation>, ApiError> {
+        let there = self.look(path).await?.map(|entry| entry.generation);
+        if there == base {
+            return Ok(base);
+        }
+        if self.rules.foreign == ForeignGeneration::Overwrite {
+            tracing::warn!(segment = %id, ?base, ?there, "a generation that somebody else put there is replaced");
+            return Ok(there);
+        }
+        let text = |generation: Option<Generation>| generation.map_or("none".into(), |g| g.to_string());
+        Err(ApiError::new(
+            ErrorCode::Conflict,
+            format!(
+                "segment {id} was changed in the store by somebody else: generation {} is there, the writes build \
+                 upon {}. Nothing was replaced. To drop the writes here, release with {{\"force\": true}}; they \
+                 are kept aside on the worker",
+                text(there),
+                text(base)
+            ),
+        ))
+    }
+
+    /// Puts a verified upload in its place. Under the segment's turn.
+    async fn finish(
+        &self,
+        id: &SegmentId,
+        intent: &Intent,
+        uploaded: &HotUploaded,
+    ) -> Result<(Generation, StoreEntry), ApiError> {
+        let overtaken = {
+            let ledger = self.state.ledger();
+            check_lock(ledger.lock(id), id, intent.token).err()
+        };
+        if let Some(error) = overtaken {
+            self.clear(&intent.temporary).await?;
+            return Err(error);
+        }
+        let Some(temporary) = self.look(&intent.temporary).await? else {
+            self.give_up(id, intent).await?;
+            return Err(lost_upload(id, "is not in the store"));
+        };
+        if temporary.len != uploaded.size {
+            self.give_up(id, intent).await?;
+            return Err(lost_upload(
+                id,
+                &format!("has {} bytes in the store, not {}", temporary.len, uploaded.size),
+            ));
+        }
+        let there = self.look(&intent.path).await?.map(|entry| entry.generation);
+        if there != intent.expected {
+            self.give_up(id, intent).await?;
+            self.check_target(id, &intent.path, intent.expected).await?;
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("segment {id} was changed in the store while it was uploaded: promote it again"),
+            ));
+        }
+        let sure = Uploaded {
+            size: uploaded.size,
+            mtime_ms: temporary.mtime_ms,
+            checksum: uploaded.checksum.clone(),
+            change: uploaded.change,
+        };
+        let intent = Intent { uploaded: Some(sure.clone()), ..intent.clone() };
+        let (segment, written) = (id.clone(), intent.clone());
+        self.amend(move |ledger, _| {
+            check_lock(ledger.lock(&segment), &segment, written.token)?;
+            Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ()))
+        })
+        .await?;
+        // From here on only `settle_uploaded` decides: it knows every state that a crash, or an answer that
+        // did not come, can leave.
+        match self.settle_uploaded(id, &intent, &sure).await? {
+            Some(entry) => Ok((entry.generation, entry)),
+            None => Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "the promotion of segment {id} came to nothing: somebody else changed the store; try again"
+                ),
+            )),
+        }
+    }
+
+    /// Ends a promotion that will not be.
+    pub(super) async fn give_up(&self, id: &SegmentId, intent: &Intent) -> Result<(), ApiError> {
+        self.clear(&intent.temporary).await?;
+        let (segment, token) = (id.clone(), intent.token);
+        self.amend(move |ledger, _| {
+            Ok(match ledger.intent(&segment) {
+                Some(open) if open.token == token => {
+                    Amendment::ledger(vec![Entry::Intent(segment, None)], ())
+                }
+                _ => Amendment::none(()),
+            })
+        })
+        .await
+    }
+
+    /// Releases after a promotion, if nothing was written meanwhile.
+    async fn release_promoted(&self, id: &SegmentId, intent: &Intent, worker: &Worker) -> bool {
+        let Some(lock) = self.state.ledger().lock(id).cloned() else { return false };
+        if lock.token != intent.token {
+            return false;
+        }
+        let released = async {
+            self.close(id, &lock, worker, false).await?;
+            self.unlock(id, &lock).await
+        };
+        match released.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(segment = %id, %error, "promoted, not released");
+                false
+            }
+        }
+    }
+}
+
+fn check_lock(lock: Option<&Lock>, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+    match lock {
+        Some(lock) if lock.token == token => Ok(()),
+        Some(lock) => Err(ApiError::new(
+            ErrorCode::Fenced,
+            format!("the write lock of segment {id} went to {} meanwhile; nothing was promoted", lock.worker),
+        )),
+        None => Err(not_provisioned(id)),
+    }
+}
+
+fn lost_upload(id: &SegmentId, what: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::StoreUnavailable,
+        format!("the upload of segment {id} {what}; nothing was replaced, promote it again"),
+    )
+}

@@ -1,0 +1,312 @@
+//! Giving one worker the right to write a segment.
+//!
+//! The lock is durable before the worker is asked, and `ready` once the worker has said that it can: only
+//! then does the gateway forward anything under it. So a crash in between leaves a lock under which
+//! nothing was acknowledged, and the next request grants a new one.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use tokio::time::Instant;
+
+use super::{
+    Place, Writing,
+    choose::{Candidate, order},
+    hot::Failure,
+    in_doubt, suspended,
+};
+use crate::{
+    api::{
+        error::{ApiError, ErrorCode},
+        hot::{CopyState, HotProvision, HotSegment, ProvisionAnswer, ProvisionRequest, Token},
+    },
+    registry::{
+        ledger::{DEFAULT_SCHEMA, Entry, Lock},
+        state::Amendment,
+    },
+    routing::workers::Worker,
+    segment::SegmentId,
+};
+
+impl Writing {
+    /// Makes `id` writable on one worker. Idempotent.
+    pub(crate) async fn provision(
+        self: &Arc<Self>,
+        id: SegmentId,
+        request: ProvisionRequest,
+    ) -> Result<ProvisionAnswer, ApiError> {
+        let this = self.clone();
+        Self::detached(async move { this.provision_now(&id, request).await }).await
+    }
+
+    async fn provision_now(
+        &self,
+        id: &SegmentId,
+        request: ProvisionRequest,
+    ) -> Result<ProvisionAnswer, ApiError> {
+        let _turn = self.turns.take(id).await;
+        let schema = request.schema.unwrap_or_else(|| DEFAULT_SCHEMA.to_owned());
+        let schema_sql = self.schema_sql(&schema)?;
+        self.settle(id).await?;
+        let old = {
+            let ledger = self.state.ledger();
+            match ledger.damage(id) {
+                // Taking over is the way out of a damaged row.
+                Some(damage) if !request.takeover => return Err(in_doubt(id, damage)),
+                _ => {}
+            }
+            ledger.lock(id).cloned()
+        };
+        let mut former = None;
+        if let Some(lock) = &old {
+            let holder = self.live(&lock.worker)?;
+            match holder {
+                Some(worker) if lock.ready && !request.takeover => {
+                    return self.again(id, lock, &worker, schema, schema_sql).await;
+                }
+                None if lock.ready && !request.takeover => return Err(suspended(id, lock)),
+                _ => {}
+            }
+            if lock.ready {
+                former = Some(lock.worker.clone());
+            }
+            // A rename of the old holder's upload that is still on its way must find nothing.
+            self.clear(&temporary(id, &lock.directory, lock.token)).await?;
+        }
+        let place = self.place(id).await?;
+        let workers = self.writers(id, &place, former.as_deref())?;
+        self.grant_one_of(id, old, place, &workers, schema, schema_sql).await
+    }
+
+    /// The lock is held and its holder lives: it is asked again, because it may have been restarted.
+    async fn again(
+        &self,
+        id: &SegmentId,
+        lock: &Lock,
+        worker: &Worker,
+        schema: String,
+        schema_sql: String,
+    ) -> Result<ProvisionAnswer, ApiError> {
+        self.tell_promoted(id, worker).await;
+        let made = self.prepare(id, lock, worker, schema_sql).await;
+        let made = made.map_err(|failure| failure.error(id, &worker.name))?;
+        Ok(answer(id, lock, worker, false, false, schema, made.size))
+    }
+
+    /// Asks one worker after the other until one takes the segment.
+    async fn grant_one_of(
+        &self,
+        id: &SegmentId,
+        old: Option<Lock>,
+        place: Place,
+        workers: &[Arc<Worker>],
+        schema: String,
+        schema_sql: String,
+    ) -> Result<ProvisionAnswer, ApiError> {
+        let base = place.entry.as_ref().map(|entry| entry.generation);
+        let mut before = old.map(|lock| lock.token);
+        let mut last = None;
+        for worker in workers {
+            let lock = Lock {
+                worker: worker.name.to_string(),
+                token: 0,
+                since_ms: (self.clock)(),
+                schema: schema.clone(),
+                directory: place.directory.clone(),
+                base,
+                ready: false,
+                untold: None,
+            };
+            let lock = self.grant(id, before, lock).await?;
+            before = Some(lock.token);
+            match self.prepare(id, &lock, worker, schema_sql.clone()).await {
+                Ok(made) => {
+                    self.set_ready(id, lock.token).await?;
+                    tracing::info!(segment = %id, worker = &*worker.name, token = lock.token, "write lock granted");
+                    self.routing.copies.reconsider(id);
+                    return Ok(answer(id, &lock, worker, true, base.is_none(), schema, made.size));
+                }
+                Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
+                    self.take_back(id, lock.token).await?;
+                    return Err(error);
+                }
+                // Perhaps it has made the segment: the next request finds this lock, and grants another.
+                Err(Failure::Unknown(reason)) => {
+                    return Err(Failure::Unknown(reason).error(id, &worker.name));
+                }
+                Err(failure) => last = Some(failure.error(id, &worker.name)),
+            }
+        }
+        if let Some(token) = before {
+            self.take_back(id, token).await?;
+        }
+        Err(last.unwrap_or_else(|| no_room(id)))
+    }
+
+    /// Writes a new lock down, with the next token, in place of the one with token `before`.
+    async fn grant(&self, id: &SegmentId, before: Option<Token>, mut lock: Lock) -> Result<Lock, ApiError> {
+        let id = id.clone();
+        self.amend(move |ledger, next| {
+            if let Some(damage) = ledger.damage_of_all() {
+                return Err(no_tokens(damage));
+            }
+            if ledger.lock(&id).map(|lock| lock.token) != before {
+                return Err(ApiError::new(
+                    ErrorCode::Conflict,
+                    format!("the write lock of segment {id} changed meanwhile: try again"),
+                ));
+            }
+            lock.token =
+                next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
+            let mut entries = vec![
+                Entry::Token(lock.token),
+                Entry::Lock(id.clone(), Some(lock.clone())),
+                Entry::Intent(id.clone(), None),
+            ];
+            if ledger.damage(&id).is_some() {
+                entries.push(Entry::Tombstone(id.clone(), None));
+            }
+            Ok(Amendment::ledger(entries, lock))
+        })
+        .await
+    }
+
+    async fn set_ready(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+        let id = id.clone();
+        self.amend(move |ledger, _| match ledger.lock(&id) {
+            Some(lock) if lock.token == token => {
+                let lock = Lock { ready: true, ..lock.clone() };
+                Ok(Amendment::ledger(vec![Entry::Lock(id, Some(lock))], ()))
+            }
+            _ => Err(ApiError::new(
+                ErrorCode::Fenced,
+                format!("the write lock of segment {id} was taken by another request"),
+            )),
+        })
+        .await
+    }
+
+    /// Removes a lock that was never ready, if it is still that one.
+    async fn take_back(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+        let id = id.clone();
+        self.amend(move |ledger, _| {
+            Ok(match ledger.lock(&id) {
+                Some(lock) if lock.token == token && !lock.ready => {
+                    Amendment::ledger(vec![Entry::Lock(id, None)], ())
+                }
+                _ => Amendment::none(()),
+            })
+        })
+        .await
+    }
+
+    /// Asks a worker to make the segment writable under `lock`.
+    async fn prepare(
+        &self,
+        id: &SegmentId,
+        lock: &Lock,
+        worker: &Worker,
+        schema_sql: String,
+    ) -> Result<HotSegment, Failure> {
+        let body = HotProvision {
+            path: id.path_in(&lock.directory),
+            generation: lock.base.map(|generation| generation.to_string()),
+            schema_sql,
+        };
+        let path = (Method::POST, format!("/v1/hot/{id}/provision"));
+        self.ask(worker, path, lock.token, &body, self.rules.copy_max).await
+    }
+
+    /// Workers that may take the segment, best first. `former`: whom it is taken from.
+    fn writers(
+        &self,
+        id: &SegmentId,
+        place: &Place,
+        former: Option<&str>,
+    ) -> Result<Vec<Arc<Worker>>, ApiError> {
+        let now = Instant::now().into_std();
+        let holders = self.routing.copies.holders(id);
+        let size = place.entry.as_ref().map_or(0, |entry| entry.len);
+        let generation = place.entry.as_ref().map(|entry| entry.generation);
+        let ledger = self.state.ledger();
+        let (mut workers, mut candidates) = (Vec::new(), Vec::new());
+        for worker in self.routing.workers.hot(now) {
+            if ledger.is_draining(&worker.name) {
+                continue;
+            }
+            let Some(report) = &worker.hot else { continue };
+            let holder = holders.iter().find(|h| h.worker == worker.name && h.epoch == worker.epoch);
+            candidates.push(Candidate {
+                current: holder
+                    .is_some_and(|h| h.state == CopyState::Available && h.generation == generation),
+                holds: holder.is_some(),
+                closed: report.full,
+                free: report.quota_bytes.saturating_sub(report.stored_bytes),
+                load: u64::from(worker.load()) + ledger.lock_count(&worker.name),
+                former: former == Some(&*worker.name),
+            });
+            workers.push(worker);
+        }
+        if workers.is_empty() {
+            return Err(match self.routing.workers.warming(now) {
+                Some(left) => ApiError::new(
+                    ErrorCode::Warming,
+                    "the gateway started a moment ago and waits for its hot workers to report",
+                )
+                .retry_after_s(u32::try_from(left.as_secs() + 1).unwrap_or(u32::MAX)),
+                None => ApiError::new(
+                    ErrorCode::NoWorker,
+                    "no hot worker is alive that takes segments: start one with `springhouse worker --tier hot`",
+                )
+                .retry_after_s(5),
+            });
+        }
+        let order = order(&candidates, size);
+        if order.is_empty() {
+            return Err(no_room(id));
+        }
+        Ok(order.into_iter().map(|index| workers[index].clone()).collect())
+    }
+}
+
+/// Name that a promotion under `token` uploads to.
+pub(super) fn temporary(id: &SegmentId, directory: &str, token: Token) -> String {
+    format!("{}._COPYING_.{token}", id.path_in(directory))
+}
+
+/// Nobody may be given a token as long as it is not sure which were given.
+pub(super) fn no_tokens(damage: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::Internal,
+        format!("no fencing token can be given: {damage}; mend the registry (export, look, import) first"),
+    )
+}
+
+fn no_room(id: &SegmentId) -> ApiError {
+    ApiError::new(
+        ErrorCode::NoRoom,
+        format!("no hot worker has room for segment {id}: add one, or raise the quota of those there are"),
+    )
+    .retry_after_s(30)
+}
+
+fn answer(
+    id: &SegmentId,
+    lock: &Lock,
+    worker: &Worker,
+    granted: bool,
+    created: bool,
+    schema: String,
+    size: u64,
+) -> ProvisionAnswer {
+    ProvisionAnswer {
+        segment: id.to_string(),
+        worker: lock.worker.clone(),
+        worker_url: worker.url.to_string(),
+        token: lock.token,
+        granted,
+        created,
+        schema,
+        size,
+    }
+}
