@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     error::{ApiError, ErrorBody},
+    hot::{Assignment, Manifest, ManifestAnswer},
     types::{
         DiscoveryReport, DiscoveryStatus, LeaseAnswer, LeaseRequest, QueryRequest, SegmentInfo, SegmentList,
         WorkerList,
@@ -56,6 +57,13 @@ pub trait Registrar: Send + Sync + 'static {
 
     /// Gives the lease of `epoch` up. Not an error if it is gone already.
     async fn release(&self, name: &str, epoch: u64) -> Result<(), ClientError>;
+
+    /// Tells what the hot tier of worker `name` has.
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError>;
+
+    /// What the hot tier of worker `name` should have: all, or what changed since version `since`.
+    async fn assignment(&self, name: &str, epoch: u64, since: Option<u64>)
+    -> Result<Assignment, ClientError>;
 }
 
 /// A client of one gateway. Cheap to clone; connections are kept and shared.
@@ -222,6 +230,25 @@ impl Registrar for GatewayClient {
         let mut url = self.url(&["v1", "workers", name]);
         url.query_pairs_mut().append_pair("epoch", &epoch.to_string());
         self.send(self.request(Method::DELETE, url)).await.map(drop)
+    }
+
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        let url = self.url(&["v1", "workers", name, "manifest"]);
+        self.json(self.request(Method::PUT, url).json(manifest)).await
+    }
+
+    async fn assignment(
+        &self,
+        name: &str,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Assignment, ClientError> {
+        let mut url = self.url(&["v1", "workers", name, "assignment"]);
+        url.query_pairs_mut().append_pair("epoch", &epoch.to_string());
+        if let Some(since) = since {
+            url.query_pairs_mut().append_pair("since", &since.to_string());
+        }
+        self.json(self.request(Method::GET, url)).await
     }
 }
 
