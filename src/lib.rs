@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod failpoint;
 pub mod gateway_store;
 pub mod logging;
 pub mod mount;

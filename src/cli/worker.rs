@@ -12,10 +12,14 @@ use crate::{
 
 /// `springhouse worker`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = "Examples:\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  \
     springhouse worker --store hdfs://namenode:9000/segments\n  \
     springhouse worker --store hdfs://ns1/segments --gateway http://gw:6110 --listen 0.0.0.0:6120 \\\n    \
-    --advertise http://$(hostname):6120 --cluster-secret-file /etc/springhouse/secret")]
+    --advertise http://$(hostname):6120 --cluster-secret-file /etc/springhouse/secret"
+)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,

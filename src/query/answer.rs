@@ -106,6 +106,8 @@ impl Rest {
 #[derive(Debug)]
 pub(super) struct Sender {
     state: State,
+    /// What every row comes from.
+    generation: Generation,
     control: Arc<Control>,
     runtime: Handle,
 }
@@ -123,7 +125,12 @@ impl Sender {
         control: Arc<Control>,
         runtime: Handle,
     ) -> Self {
-        Self { state: State::Waiting(reply), control, runtime }
+        Self { state: State::Waiting(reply), generation: Generation([0; 16]), control, runtime }
+    }
+
+    /// Says what the rows come from; before the first of them.
+    pub(super) fn name(&mut self, generation: Generation) {
+        self.generation = generation;
     }
 
     /// Fails the query before its first row.
@@ -134,7 +141,8 @@ impl Sender {
     }
 
     /// Sends a chunk; more will follow. An error: nobody reads it, or not in time.
-    pub(super) fn send(&mut self, bytes: Bytes, generation: Generation) -> Result<(), ErrorCode> {
+    pub(super) fn send(&mut self, bytes: Bytes) -> Result<(), ErrorCode> {
+        let generation = self.generation;
         match std::mem::replace(&mut self.state, State::Done) {
             State::Waiting(reply) => {
                 let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
@@ -152,7 +160,8 @@ impl Sender {
     }
 
     /// Sends the last chunk, if somebody still reads.
-    pub(super) fn finish(&mut self, bytes: Bytes, generation: Generation) {
+    pub(super) fn finish(&mut self, bytes: Bytes) {
+        let generation = self.generation;
         match std::mem::replace(&mut self.state, State::Done) {
             State::Waiting(reply) => {
                 let _ = reply.send(Ok(Head { generation, first: bytes, rest: None }));

@@ -100,6 +100,88 @@ pub(super) fn decide(action: i32, first: &str, second: &str) -> Result<(), Strin
     }
 }
 
+/// PRAGMAs of a writer that tell something, or keep something in the file that is its own matter. None
+/// changes how this or another connection works.
+const WRITE_PRAGMAS: [&str; 15] = [
+    "application_id",
+    "auto_vacuum",
+    "encoding",
+    "foreign_key_check",
+    "foreign_key_list",
+    "freelist_count",
+    "incremental_vacuum",
+    "integrity_check",
+    "page_count",
+    "page_size",
+    "quick_check",
+    "schema_version",
+    "table_info",
+    "table_xinfo",
+    "user_version",
+];
+
+/// Those of them that may only be asked: setting the version of the schema would make others misread it.
+const ASKED_ONLY: [&str; 3] = ["freelist_count", "page_count", "schema_version"];
+
+/// Functions of ALTER TABLE, which only SQLite's own code can call.
+const INTERNAL: [&str; 5] = ["sqlite_rename_", "sqlite_drop_", "sqlite_add_", "sqlite_find_", "sqlite_fail"];
+
+/// [`decide`] for SQL that writes: rows and schema of the segment may be changed. Its transaction is
+/// ours, and nothing may outlast it in the connection.
+pub(super) fn decide_write(action: i32, first: &str, second: &str) -> Result<(), String> {
+    let refused = |what: &str| Err(format!("{what} is not allowed"));
+    match action {
+        ffi::SQLITE_PRAGMA => {
+            let named = |list: &[&str]| list.iter().any(|allowed| first.eq_ignore_ascii_case(allowed));
+            if (named(&WRITE_PRAGMAS) && (second.is_empty() || !named(&ASKED_ONLY))) || named(&PRAGMAS) {
+                Ok(())
+            } else {
+                Err(format!("PRAGMA {first} is not allowed; these are: {}", WRITE_PRAGMAS.join(", ")))
+            }
+        }
+        // What creating something temporary asks first.
+        ffi::SQLITE_INSERT if first.eq_ignore_ascii_case("sqlite_temp_master") => {
+            refused("something temporary: a request leaves nothing behind but in the segment")
+        }
+        ffi::SQLITE_FUNCTION if INTERNAL.iter().any(|start| second.starts_with(start)) => Ok(()),
+        ffi::SQLITE_INSERT
+        | ffi::SQLITE_UPDATE
+        | ffi::SQLITE_DELETE
+        | ffi::SQLITE_ANALYZE
+        | ffi::SQLITE_REINDEX
+        | ffi::SQLITE_ALTER_TABLE
+        | ffi::SQLITE_CREATE_INDEX
+        | ffi::SQLITE_CREATE_TABLE
+        | ffi::SQLITE_CREATE_TRIGGER
+        | ffi::SQLITE_CREATE_VIEW
+        | ffi::SQLITE_CREATE_VTABLE
+        | ffi::SQLITE_DROP_INDEX
+        | ffi::SQLITE_DROP_TABLE
+        | ffi::SQLITE_DROP_TRIGGER
+        | ffi::SQLITE_DROP_VIEW
+        | ffi::SQLITE_DROP_VTABLE => Ok(()),
+        ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT => {
+            refused("a transaction of its own: each request is one")
+        }
+        ffi::SQLITE_CREATE_TEMP_INDEX
+        | ffi::SQLITE_CREATE_TEMP_TABLE
+        | ffi::SQLITE_CREATE_TEMP_TRIGGER
+        | ffi::SQLITE_CREATE_TEMP_VIEW
+        | ffi::SQLITE_DROP_TEMP_INDEX
+        | ffi::SQLITE_DROP_TEMP_TABLE
+        | ffi::SQLITE_DROP_TEMP_TRIGGER
+        | ffi::SQLITE_DROP_TEMP_VIEW => {
+            refused("something temporary: a request leaves nothing behind but in the segment")
+        }
+        ffi::SQLITE_ATTACH => refused("ATTACH (or VACUUM)"),
+        ffi::SQLITE_DETACH => refused("DETACH"),
+        ffi::SQLITE_SELECT | ffi::SQLITE_READ | ffi::SQLITE_RECURSIVE | ffi::SQLITE_FUNCTION => {
+            decide(action, first, second)
+        }
+        other => refused(&format!("this (action {other} of SQLite)")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,6 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::Registry;
-use springhouse_fuse::store::Generation;
 use springhouse_gateway::api::error::{ApiError, ErrorCode};
 use tokio::{
     runtime::Handle,
@@ -132,6 +131,11 @@ impl Engine {
         self.shared.pool.clear();
     }
 
+    /// Closes the idle connections to the segment at `path`, whose file goes.
+    pub fn close_path(&self, path: &str) {
+        self.shared.pool.forget_path(path);
+    }
+
     /// Refuses new queries, waits up to `grace` for those that were accepted, then stops them.
     pub async fn shutdown(&self, grace: Duration) {
         self.shared.close();
@@ -206,7 +210,7 @@ impl Shared {
         };
         // Counted before the client has the end, so that figures never lag behind what it knows.
         let error = match &result {
-            Ok((outcome, _)) => {
+            Ok(outcome) => {
                 self.metrics.rows.inc_by(outcome.rows);
                 self.metrics.bytes.inc_by(outcome.bytes);
                 outcome.error
@@ -224,13 +228,13 @@ impl Shared {
             Some(_) => self.metrics.outcome("internal"),
         }
         match result {
-            Ok((Outcome { last: Some(last), .. }, generation)) => job.sender.finish(last, generation),
+            Ok(Outcome { last: Some(last), .. }) => job.sender.finish(last),
             Ok(_) => {} // nobody reads it any more
             Err(failure) => job.sender.refuse(failure.error),
         }
     }
 
-    fn execute(&self, job: &mut Job) -> Result<(Outcome, Generation), Failure> {
+    fn execute(&self, job: &mut Job) -> Result<Outcome, Failure> {
         let mut expected = job.query.expected;
         let mut retried = false;
         loop {
@@ -273,11 +277,11 @@ impl Shared {
                 self.pool.forget(&job.query.path, generation);
             }
             if !replaced {
-                return result.map(|outcome| (outcome, generation));
+                return result;
             }
             self.pool.forget(&job.query.path, generation);
             if retried {
-                return result.map(|outcome| (outcome, generation));
+                return result;
             }
             // Nothing was answered yet: once more, on what the store has now.
             retried = true;

@@ -85,6 +85,9 @@ pub(super) fn from_sqlite(error: &SqliteError, context: Context<'_>) -> ApiError
             format!("a text, blob or row is longer than {} bytes", context.value_bytes),
         ),
         ffi::SQLITE_AUTH => ApiError::new(C::SqlForbidden, error.message.clone()),
+        ffi::SQLITE_FULL => {
+            ApiError::new(C::NoRoom, "the worker's disk is full: nothing of this request was kept")
+        }
         ffi::SQLITE_NOTADB => corrupt("it is not an SQLite database"),
         ffi::SQLITE_CORRUPT => corrupt(&error.message),
         ffi::SQLITE_IOERR if error.code == ffi::SQLITE_IOERR_SHORT_READ => corrupt("it is cut short"),

@@ -2,7 +2,7 @@
 //!
 //! `engine` (queue) → `threads` → `run` (one query) → `pool` (connections by generation) → `sandbox` (what a
 //! connection may do; `authorize`, `functions`) → `raw` (statements). `memory` is under all of it: SQLite's allocator, counting by
-//! thread. Nothing outside this directory knows `rusqlite`, and nothing here knows where files lie: that
+//! thread. `write` changes segments, with the same sandbox. Nothing outside this directory knows `rusqlite`, and nothing here knows where files lie: that
 //! is [`SegmentFiles`], which the worker implements.
 
 mod answer;
@@ -24,13 +24,14 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod threads;
+pub mod write;
 
 pub use self::{
     answer::Answer,
     encode::Format,
     engine::{Engine, init},
     errors::{from_io, replaced},
-    files::{OpenFile, SegmentFiles},
+    files::{Content, OpenFile, Seen, SegmentFiles},
     run::Query,
     sandbox::{sqlite_compile_options, sqlite_version},
     settings::{QuerySettings, SqlLimits},

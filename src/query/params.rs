@@ -1,6 +1,6 @@
 //! Parameters of a request become values to bind.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value as Json;
@@ -19,14 +19,7 @@ fn bad(why: impl Into<String>) -> ApiError {
 /// those that have none.
 pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<Value>, ApiError> {
     match params {
-        Params::Positional(values) => {
-            if values.len() != names.len() {
-                let expected = names.len();
-                let given = values.len();
-                return Err(bad(format!("the statement has {expected} parameters, {given} were given")));
-            }
-            values.iter().enumerate().map(|(at, json)| value(json, &format!("{}", at + 1))).collect()
-        }
+        Params::Positional(values) => row(values, names.len()),
         Params::Named(given) => {
             let mut used = HashSet::with_capacity(given.len());
             let mut values = Vec::with_capacity(names.len());
@@ -41,7 +34,7 @@ pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<V
                     (None, None) => missing.push(name.as_str()),
                     (Some((key, json)), None) | (None, Some((key, json))) => {
                         used.insert(key.as_str());
-                        values.push(value(json, key)?);
+                        values.push(value(json, &key)?);
                     }
                     (Some(_), Some(_)) => return Err(bad(format!("parameter {name} is given twice"))),
                 }
@@ -60,7 +53,17 @@ pub(super) fn resolve(params: &Params, names: &[Option<String>]) -> Result<Vec<V
     }
 }
 
-fn value(json: &Json, name: &str) -> Result<Value, ApiError> {
+/// The values of one row of positional parameters for a statement that has `expected` of them.
+pub(super) fn row(values: &[Json], expected: usize) -> Result<Vec<Value>, ApiError> {
+    if values.len() != expected {
+        let given = values.len();
+        return Err(bad(format!("the statement has {expected} parameters, {given} were given")));
+    }
+    values.iter().enumerate().map(|(at, json)| value(json, &(at + 1))).collect()
+}
+
+/// `name` is written only where something is wrong with the value.
+fn value(json: &Json, name: &dyn fmt::Display) -> Result<Value, ApiError> {
     let bytes =
         |text: &str| STANDARD.decode(text).map_err(|e| bad(format!("parameter {name} is not base64: {e}")));
     Ok(match json {
@@ -92,7 +95,7 @@ fn value(json: &Json, name: &str) -> Result<Value, ApiError> {
     })
 }
 
-fn bad_object(name: &str) -> ApiError {
+fn bad_object(name: &dyn fmt::Display) -> ApiError {
     bad(format!(
         "parameter {name} must be null, true, false, a number, a text, {{\"$base64\": …}}, {{\"$base64text\": …}} or {{\"$float\": \"Infinity\" | \"-Infinity\" | \"NaN\"}}"
     ))

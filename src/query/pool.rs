@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     os::unix::fs::FileExt,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,11 +20,11 @@ use super::{
     QuerySettings,
     control::Control,
     errors::{self, SqliteError},
-    files::{OpenFile, SegmentFiles},
+    files::{Content, OpenFile, Seen, SegmentFiles},
     memory,
     metrics::Metrics,
     raw::Statement,
-    sandbox::Sandbox,
+    sandbox::{Purpose, Sandbox},
 };
 
 /// Length of a database's header.
@@ -145,7 +146,7 @@ impl Pool {
         expected: Option<Generation>,
         control: &Arc<Control>,
     ) -> Result<Pooled, ApiError> {
-        let epoch = self.files.epoch()?;
+        let epoch = self.files.epoch_of(path)?;
         let path: Arc<str> = path.into();
         if let Some(generation) = expected
             && let Some(pooled) = self.idle(&Key { path: Arc::clone(&path), generation, epoch })
@@ -192,28 +193,15 @@ impl Pool {
     /// SQLite opens by path and tells nothing about the file it got. So the path's generation is asked
     /// before and after: if both are the same, SQLite's file is of that generation too.
     fn open(&self, key: Key, opened: OpenFile, control: &Arc<Control>) -> Result<Pooled, ApiError> {
-        let mut header = [0; HEADER_BYTES];
-        if opened.len == 0 {
-            return Err(errors::corrupt("it is empty (0 bytes)"));
-        }
-        if opened.len < HEADER_BYTES as u64 {
-            return Err(errors::corrupt("it is not an SQLite database"));
-        }
-        opened.file.read_exact_at(&mut header, 0).map_err(|e| errors::from_io(&e))?;
-        if &header[..MAGIC.len()] != MAGIC {
-            return Err(errors::corrupt("it is not an SQLite database"));
-        }
-        // Opened as immutable, rows that are still in a log or a journal would silently be missing.
-        if header[18] == 2 || header[19] == 2 {
-            return Err(needs_checkpoint("it is in WAL mode"));
-        }
-        for ending in ["-wal", "-journal"] {
-            if self.files.exists(&format!("{}{ending}", key.path))? {
-                return Err(needs_checkpoint(&format!("there is a {ending} file beside it")));
+        let purpose = match &opened.content {
+            Content::Fixed { len, file } => {
+                self.check_fixed(&key.path, *len, file)?;
+                Purpose::Fixed
             }
-        }
+            Content::Live => Purpose::Live,
+        };
         let slot = self.take_slot();
-        let sandbox = Sandbox::open(&opened.path, &self.settings, control)
+        let sandbox = Sandbox::open(&opened.path, purpose, &self.settings, control)
             .map_err(|error| self.api_error(&error, None, "", control))?;
         if self.files.generation(&key.path)? != key.generation {
             return Err(errors::replaced());
@@ -224,13 +212,53 @@ impl Pool {
         Ok(Pooled { key, sandbox, held: 0, _slot: slot })
     }
 
+    /// Whether a file that never changes is a whole database by itself.
+    fn check_fixed(&self, path: &str, len: u64, file: &File) -> Result<(), ApiError> {
+        let mut header = [0; HEADER_BYTES];
+        if len == 0 {
+            return Err(errors::corrupt("it is empty (0 bytes)"));
+        }
+        if len < HEADER_BYTES as u64 {
+            return Err(errors::corrupt("it is not an SQLite database"));
+        }
+        file.read_exact_at(&mut header, 0).map_err(|e| errors::from_io(&e))?;
+        if &header[..MAGIC.len()] != MAGIC {
+            return Err(errors::corrupt("it is not an SQLite database"));
+        }
+        // Opened as immutable, rows that are still in a log or a journal would silently be missing.
+        if header[18] == 2 || header[19] == 2 {
+            return Err(needs_checkpoint("it is in WAL mode"));
+        }
+        for ending in ["-wal", "-journal"] {
+            if self.files.exists(&format!("{path}{ending}"))? {
+                return Err(needs_checkpoint(&format!("there is a {ending} file beside it")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a live database shows now; `None`: the file is fixed.
+    pub(super) fn seen(&self, pooled: &Pooled) -> Option<Seen> {
+        self.files.seen(&pooled.key.path)
+    }
+
+    /// What an answer from `pooled` is called that began between `before` and now.
+    pub(super) fn name(&self, pooled: &Pooled, before: Option<Seen>) -> Generation {
+        match (before, self.seen(pooled)) {
+            (Some(before), Some(after)) => {
+                self.files.name(&pooled.key.path, pooled.generation(), before, after)
+            }
+            _ => pooled.generation(),
+        }
+    }
+
     /// Takes a connection back; `held` is what it gained in SQLite's memory since it was checked out.
     pub(super) fn give_back(&self, mut pooled: Pooled, held: i64) {
         pooled.held += held;
         let mut closing = Vec::new();
         {
             let mut state = self.state.lock();
-            if self.files.epoch() != Ok(pooled.key.epoch) {
+            if self.files.epoch_of(&pooled.key.path) != Ok(pooled.key.epoch) {
                 closing.push(pooled);
             } else {
                 state.idle_count += 1;
@@ -272,6 +300,11 @@ impl Pool {
     /// Closes the idle connections of one generation.
     pub(super) fn forget(&self, path: &str, generation: Generation) {
         self.close_where(|key, _| &*key.path == path && key.generation == generation);
+    }
+
+    /// Closes the idle connections to the file at `path`.
+    pub(super) fn forget_path(&self, path: &str) {
+        self.close_where(|key, _| &*key.path == path);
     }
 
     /// Closes connections that nobody wanted for `idle_max`: each keeps a file open that may be deleted.

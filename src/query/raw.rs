@@ -85,6 +85,35 @@ impl<'c> Handle<'c> {
         u64::try_from(current).unwrap_or(0)
     }
 
+    /// Whether no transaction is open: after some failures SQLite has rolled back all of it.
+    pub(super) fn is_autocommit(self) -> bool {
+        // SAFETY: the handle is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.db) != 0 }
+    }
+
+    /// Rows that the last INSERT, UPDATE or DELETE changed itself.
+    pub(super) fn changes(self) -> u64 {
+        // SAFETY: the handle is open.
+        u64::try_from(unsafe { ffi::sqlite3_changes64(self.db) }).unwrap_or(0)
+    }
+
+    /// Rows that all of them changed since the connection was opened, triggers included.
+    pub(super) fn total_changes(self) -> i64 {
+        // SAFETY: the handle is open.
+        unsafe { ffi::sqlite3_total_changes64(self.db) }
+    }
+
+    pub(super) fn last_insert_rowid(self) -> i64 {
+        // SAFETY: the handle is open.
+        unsafe { ffi::sqlite3_last_insert_rowid(self.db) }
+    }
+
+    /// What `last_insert_rowid()` gives until the next INSERT.
+    pub(super) fn set_last_insert_rowid(self, rowid: i64) {
+        // SAFETY: the handle is open.
+        unsafe { ffi::sqlite3_set_last_insert_rowid(self.db, rowid) };
+    }
+
     /// Compiles the statement that starts at byte `base` of `sql`: `None` if there are only blanks and
     /// comments; and where it ends.
     pub(super) fn compile(
@@ -113,14 +142,18 @@ impl<'c> Handle<'c> {
         } else {
             base + (tail as usize).saturating_sub(start.as_ptr() as usize)
         };
-        let statement = NonNull::new(raw).map(|raw| Statement { raw: RawStatement(raw), handle: self });
+        let statement = NonNull::new(raw)
+            .map(|raw| Statement { raw: RawStatement { statement: raw, inserts: false }, handle: self });
         Ok((statement, end))
     }
 }
 
 /// A compiled statement without the borrow of its connection, for keeping beside it.
 #[derive(Debug)]
-pub(super) struct RawStatement(NonNull<ffi::sqlite3_stmt>);
+pub(super) struct RawStatement {
+    statement: NonNull<ffi::sqlite3_stmt>,
+    inserts: bool,
+}
 
 // SAFETY: a statement may move between threads with its connection as long as one thread at a time uses
 // the two; SQLite is built thread-safe and the owner is not `Sync`.
@@ -139,7 +172,7 @@ impl RawStatement {
 impl Drop for RawStatement {
     fn drop(&mut self) {
         // SAFETY: the only owner; its connection is still open (owners drop statements first).
-        unsafe { ffi::sqlite3_finalize(self.0.as_ptr()) };
+        unsafe { ffi::sqlite3_finalize(self.statement.as_ptr()) };
     }
 }
 
@@ -152,7 +185,7 @@ pub(super) struct Statement<'c> {
 
 impl Statement<'_> {
     fn ptr(&self) -> *mut ffi::sqlite3_stmt {
-        self.raw.0.as_ptr()
+        self.raw.statement.as_ptr()
     }
 
     /// Takes it from its connection's borrow, ready for another run.
@@ -163,6 +196,22 @@ impl Statement<'_> {
             ffi::sqlite3_clear_bindings(self.ptr());
         }
         self.raw
+    }
+
+    /// Whether it may insert rows; only what [`Statement::set_inserts`] said of it.
+    pub(super) fn inserts(&self) -> bool {
+        self.raw.inserts
+    }
+
+    /// Remembers what the authorizer saw while it was compiled.
+    pub(super) fn set_inserts(&mut self, inserts: bool) {
+        self.raw.inserts = inserts;
+    }
+
+    /// Makes it ready for another run; parameters stay bound.
+    pub(super) fn reset(&mut self) {
+        // SAFETY: a live statement. The result repeats the last step's error, which was told already.
+        unsafe { ffi::sqlite3_reset(self.ptr()) };
     }
 
     pub(super) fn is_readonly(&self) -> bool {

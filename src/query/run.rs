@@ -132,11 +132,14 @@ impl Run<'_> {
         encoder: &mut Encoder,
         sender: &mut Sender,
     ) -> Result<bool, Broken> {
-        let generation = self.pooled.generation();
+        let before = self.pool.seen(self.pooled);
         let columns = statement.columns().map_err(|e| self.failure(&e))?;
         let mut chunk_bytes = FIRST_CHUNK_BYTES;
         let mut chunk_start = Instant::now();
         let mut more = statement.step().map_err(|e| self.failure(&e));
+        // What the statement sees is fixed by its first step.
+        let generation = self.pool.name(self.pooled, before);
+        sender.name(generation);
         encoder.head(generation, &columns);
         loop {
             let truncated = match &more {
@@ -157,7 +160,7 @@ impl Run<'_> {
                 return Ok(truncated);
             }
             if full && encoder.rows() > 0 {
-                sender.send(encoder.take(), generation).map_err(Broken::Unread)?;
+                sender.send(encoder.take()).map_err(Broken::Unread)?;
                 chunk_bytes = CHUNK_BYTES;
                 chunk_start = Instant::now();
             }

@@ -1,16 +1,22 @@
-//! One connection to one generation of one segment, on which SQL from outside may run.
+//! One connection to one segment, on which SQL from outside may run.
 //!
-//! Three walls stand behind each other: the file is opened `mode=ro&immutable=1`; the authorizer lets
+//! For queries three walls stand behind each other: the file is opened read-only; the authorizer lets
 //! only reading through, by name; and a statement must be read-only and give columns before it is run.
-//! `immutable` also means that SQLite takes no lock, looks for no journal and sees no change: right for
-//! a generation, which never changes, and wrong for a file with a WAL (see `pool`).
+//! A generation never changes, so it is opened `immutable`: SQLite takes no lock, looks for no journal
+//! and sees no change. That would be wrong for a file with a WAL (see `pool`).
+//!
+//! A writer's connection (`write`) has the same limits, and an authorizer that lets the segment's own
+//! rows and schema be changed and nothing else.
 
 use std::{
     cell::RefCell,
     ffi::{CStr, CString, c_char, c_int, c_void},
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
@@ -21,7 +27,7 @@ use super::{
     control::Control,
     errors::SqliteError,
     functions,
-    raw::{Handle, RawStatement, Statement},
+    raw::{Handle, RawStatement, Statement, ValueRef},
 };
 
 /// Virtual tables that may be used. Not among them: `dbstat`, which reads every page of the file.
@@ -43,9 +49,38 @@ const MODULES: [&CStr; 10] = [
 /// their time. More would let a deadline wait for that many expensive ones (a function over 32 MiB).
 const INSTRUCTIONS_PER_CHECK: c_int = 200;
 
+/// How many pages a writer's log may have before they are copied into the database: at 4 KiB 16 MiB, so
+/// that a load of small transactions is not held up by that too often.
+const LOG_PAGES: u32 = 4096;
+
+/// A log that a long reader let grow is cut back to so much.
+const LOG_BYTES: u64 = 64 << 20;
+
+/// How deep triggers may call each other.
+const TRIGGER_DEPTH: i32 = 100;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Reading a file that never changes.
+    Fixed,
+    /// Reading a database that may be written meanwhile.
+    Live,
+    /// Writing.
+    Write,
+    /// Reading all of it to write a copy: only statements of ours run on it, without the limits of a
+    /// client's.
+    Copy,
+}
+
 /// What the callbacks of a connection share with it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    purpose: Purpose,
+    /// The statement is ours, not a client's.
+    own: AtomicBool,
+    /// The statement that is compiled inserts rows.
+    inserts: AtomicBool,
     /// The running query's.
     control: Mutex<Option<Arc<Control>>>,
     /// The last thing that the authorizer refused.
@@ -67,15 +102,26 @@ impl Sandbox {
     /// Opens the file and reads its schema.
     pub(super) fn open(
         file: &Path,
+        purpose: Purpose,
         settings: &QuerySettings,
         control: &Arc<Control>,
     ) -> Result<Self, SqliteError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
+        let flags = OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut connection = Connection::open_with_flags(uri_of(file), flags).map_err(|e| of_rusqlite(&e))?;
-        let shared = Arc::new(Shared::default());
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW
+            | match purpose {
+                Purpose::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+                Purpose::Fixed | Purpose::Live | Purpose::Copy => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            };
+        let mut connection =
+            Connection::open_with_flags(uri_of(file, purpose), flags).map_err(|e| of_rusqlite(&e))?;
+        let shared = Arc::new(Shared {
+            purpose,
+            own: AtomicBool::new(false),
+            inserts: AtomicBool::new(false),
+            control: Mutex::default(),
+            denial: Mutex::default(),
+        });
         let asked = Arc::clone(&shared);
         connection
             .progress_handler(
@@ -84,7 +130,7 @@ impl Sandbox {
             )
             .map_err(|e| of_rusqlite(&e))?;
         *shared.control.lock() = Some(Arc::clone(control));
-        harden(&connection, settings).map_err(|e| of_rusqlite(&e))?;
+        harden(&connection, purpose, settings).map_err(|e| of_rusqlite(&e))?;
         functions::install(Handle::of(&connection))?;
         set_authorizer(&connection, &shared)?;
         let sandbox = Self {
@@ -128,7 +174,54 @@ impl Sandbox {
         sql: &CStr,
         base: usize,
     ) -> Result<(Option<Statement<'c>>, usize), SqliteError> {
-        Handle::of(&self.connection).compile(sql, base)
+        self.shared.inserts.store(false, Relaxed);
+        let (mut statement, end) = self.handle().compile(sql, base)?;
+        if let Some(statement) = &mut statement {
+            statement.set_inserts(self.shared.inserts.load(Relaxed));
+        }
+        Ok((statement, end))
+    }
+
+    /// The connection's handle.
+    pub(super) fn handle(&self) -> Handle<'_> {
+        Handle::of(&self.connection)
+    }
+
+    /// Runs a statement of ours, past the authorizer, to its end; gives the first value of its first row
+    /// if that is a number.
+    pub(super) fn run_own(&self, sql: &CStr) -> Result<Option<i64>, SqliteError> {
+        self.shared.own.store(true, Relaxed);
+        let outcome = self.run_to_end(sql);
+        self.shared.own.store(false, Relaxed);
+        outcome
+    }
+
+    /// Writes what one transaction of the database sees to a new file.
+    pub(super) fn vacuum_into(&self, target: &Path) -> Result<(), SqliteError> {
+        let mut sql = b"VACUUM INTO '".to_vec();
+        for &byte in target.as_os_str().as_bytes() {
+            sql.push(byte);
+            if byte == b'\'' {
+                sql.push(byte);
+            }
+        }
+        sql.push(b'\'');
+        let sql = CString::new(sql).map_err(|_| SqliteError::new(ffi::SQLITE_CANTOPEN, "NUL in a path"))?;
+        self.run_own(&sql).map(drop)
+    }
+
+    fn run_to_end(&self, sql: &CStr) -> Result<Option<i64>, SqliteError> {
+        let Some(mut statement) = self.handle().compile(sql, 0)?.0 else { return Ok(None) };
+        let mut first = None;
+        while statement.step()? {
+            if first.is_none()
+                && statement.column_count() > 0
+                && let ValueRef::Integer(number) = statement.value(0)?
+            {
+                first = Some(number);
+            }
+        }
+        Ok(first)
     }
 
     /// The statement of this text that was kept, if there is one. It was found good when it was compiled.
@@ -164,7 +257,7 @@ impl Sandbox {
 }
 
 /// `file:///path?mode=ro&immutable=1`, with everything escaped that a URI could read otherwise.
-fn uri_of(file: &Path) -> String {
+fn uri_of(file: &Path, purpose: Purpose) -> String {
     let mut uri = String::from("file://");
     for &byte in file.as_os_str().as_bytes() {
         match byte {
@@ -174,7 +267,11 @@ fn uri_of(file: &Path) -> String {
             _ => uri.push_str(&format!("%{byte:02X}")),
         }
     }
-    uri.push_str("?mode=ro&immutable=1");
+    uri.push_str(match purpose {
+        Purpose::Fixed => "?mode=ro&immutable=1",
+        Purpose::Live | Purpose::Copy => "?mode=ro",
+        Purpose::Write => "?mode=rw",
+    });
     uri
 }
 
@@ -191,22 +288,28 @@ fn of_rusqlite(error: &rusqlite::Error) -> SqliteError {
     SqliteError { errno, ..SqliteError::new(code, ffi::code_to_str(code)) }
 }
 
-fn harden(connection: &Connection, settings: &QuerySettings) -> rusqlite::Result<()> {
+fn harden(connection: &Connection, purpose: Purpose, settings: &QuerySettings) -> rusqlite::Result<()> {
     use DbConfig as D;
+    let writes = purpose == Purpose::Write;
     for (option, on) in [
         (D::SQLITE_DBCONFIG_DEFENSIVE, true),
         (D::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-        (D::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (D::SQLITE_DBCONFIG_ENABLE_TRIGGER, writes),
+        // As SQLite has it unless it is told otherwise, and so the programs that made the segments.
         (D::SQLITE_DBCONFIG_ENABLE_FKEY, false),
         (D::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
         (D::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
-        (D::SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE, false),
-        (D::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false),
+        // VACUUM INTO attaches what it writes.
+        (D::SQLITE_DBCONFIG_ENABLE_ATTACH_CREATE, purpose == Purpose::Copy),
+        (D::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, purpose == Purpose::Copy),
         // "x" is a name and never quietly a text. In the schema of an old file it may still be one.
         (D::SQLITE_DBCONFIG_DQS_DML, false),
         (D::SQLITE_DBCONFIG_ENABLE_VIEW, true),
     ] {
         connection.set_db_config(option, on)?;
+    }
+    if purpose == Purpose::Copy {
+        return connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON");
     }
     let sql = &settings.sql;
     for (limit, value) in [
@@ -220,17 +323,26 @@ fn harden(connection: &Connection, settings: &QuerySettings) -> rusqlite::Result
         (Limit::SQLITE_LIMIT_ATTACHED, 0),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, sql.like_pattern_bytes),
         (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, sql.parameters),
-        (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 1),
         (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         (Limit::SQLITE_LIMIT_SCHEMA, sql.schema_objects),
     ] {
         connection.set_limit(limit, i32::try_from(value).unwrap_or(i32::MAX))?;
     }
+    connection.set_limit(Limit::SQLITE_LIMIT_TRIGGER_DEPTH, if writes { TRIGGER_DEPTH } else { 1 })?;
     drop_modules(connection)?;
     connection.execute_batch(&format!(
         "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0;
-         PRAGMA query_only = ON; PRAGMA cache_size = -{}",
-        settings.page_cache_bytes / 1024
+         PRAGMA cache_size = -{}; {}",
+        settings.page_cache_bytes / 1024,
+        // FULL: the log is synchronised at each commit, so that an answer is a promise.
+        if writes {
+            format!(
+                "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {LOG_PAGES}; \
+                 PRAGMA journal_size_limit = {LOG_BYTES}"
+            )
+        } else {
+            "PRAGMA query_only = ON".into()
+        }
     ))
 }
 
@@ -271,7 +383,7 @@ unsafe extern "C" fn authorizer(
     first: *const c_char,
     second: *const c_char,
     _database: *const c_char,
-    _accessor: *const c_char,
+    accessor: *const c_char,
 ) -> c_int {
     // SAFETY: SQLite gives back the pointer of `set_authorizer`, and C strings or NULL.
     let (shared, first, second) = unsafe {
@@ -280,7 +392,18 @@ unsafe extern "C" fn authorizer(
         };
         (&*shared.cast::<Shared>().cast_const(), text(first), text(second))
     };
-    match authorize::decide(action, &first, &second) {
+    if shared.own.load(Relaxed) {
+        return ffi::SQLITE_OK;
+    }
+    // `accessor` names the trigger or view on whose behalf it is.
+    if action == ffi::SQLITE_INSERT && accessor.is_null() {
+        shared.inserts.store(true, Relaxed);
+    }
+    let decision = match shared.purpose {
+        Purpose::Fixed | Purpose::Live | Purpose::Copy => authorize::decide(action, &first, &second),
+        Purpose::Write => authorize::decide_write(action, &first, &second),
+    };
+    match decision {
         Ok(()) => ffi::SQLITE_OK,
         Err(denial) => {
             *shared.denial.lock() = Some(denial);
@@ -333,7 +456,7 @@ mod tests {
     #[test]
     fn uri_escapes_what_a_uri_would_read() {
         assert_eq!(
-            uri_of(Path::new("/a b/ü?x#y%z&=.sqlite")),
+            uri_of(Path::new("/a b/ü?x#y%z&=.sqlite"), Purpose::Fixed),
             "file:///a%20b/%C3%BC%3Fx%23y%25z%26%3D.sqlite?mode=ro&immutable=1"
         );
     }

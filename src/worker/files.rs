@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::hints::Hints;
 use crate::{
     mount::MountState,
-    query::{OpenFile, SegmentFiles, from_io, replaced},
+    query::{Content, OpenFile, SegmentFiles, from_io, replaced},
 };
 
 /// Neither follows a link in place of the file nor waits for the writer of a FIFO.
@@ -61,7 +61,8 @@ impl SegmentFiles for DirectFiles {
         if !metadata.is_file() {
             return Err(no_file());
         }
-        Ok(OpenFile { path, generation: generation_of(&metadata), len: metadata.len(), file })
+        let (generation, len) = (generation_of(&metadata), metadata.len());
+        Ok(OpenFile { path, generation, content: Content::Fixed { len, file } })
     }
 
     fn generation(&self, path: &str) -> Result<Generation, ApiError> {
@@ -138,7 +139,7 @@ impl SegmentFiles for MountFiles {
             return Err(no_file());
         }
         let generation = read_generation(|buffer| rustix::fs::fgetxattr(&file, XATTR_GENERATION, buffer))?;
-        Ok(OpenFile { path, generation, len: metadata.len(), file })
+        Ok(OpenFile { path, generation, content: Content::Fixed { len: metadata.len(), file } })
     }
 
     fn generation(&self, path: &str) -> Result<Generation, ApiError> {
@@ -207,7 +208,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("d.sqlite")).expect("mkdir");
         let files = DirectFiles::new(dir.path()).expect("a root");
         let opened = files.open("/a.sqlite").expect("a file");
-        assert_eq!(opened.len, 1);
+        assert!(matches!(opened.content, Content::Fixed { len: 1, .. }));
         assert_eq!(files.generation("/a.sqlite"), Ok(opened.generation));
         for bad in ["/link.sqlite", "/d.sqlite", "/none.sqlite", "/none/a.sqlite", "/a.sqlite/b.sqlite"] {
             let error = files.open(bad).expect_err(bad);

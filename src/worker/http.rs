@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use futures::StreamExt;
 use prometheus::{Registry, TextEncoder};
 use springhouse_fuse::store::{Generation, StorePath};
 use springhouse_gateway::{
@@ -31,7 +32,11 @@ use springhouse_gateway::{
 };
 use tokio::sync::watch;
 
-use super::{accept::negotiate, lease::LeaseState};
+use super::{
+    accept::negotiate,
+    hot::{self, Hot},
+    lease::LeaseState,
+};
 use crate::{
     mount::ControlClient,
     query::{Engine, Query, SegmentFiles},
@@ -55,12 +60,25 @@ pub(super) struct Service {
     pub(super) stopping: AtomicBool,
     /// Of the own mount, whose figures are shown with the worker's.
     pub(super) mount: Option<ControlClient>,
+    /// Copies, if it has some.
+    pub(super) hot: Option<Arc<Hot>>,
+    /// Whether it also answers in place.
+    pub(super) cold: bool,
 }
 
 pub(super) fn router(service: Arc<Service>) -> Router {
+    let hot = match &service.hot {
+        Some(hot) => hot::http::router(Arc::clone(hot)).route("/v1/hot/{id}/query", post(query_copy)),
+        None => Router::new(),
+    };
     Router::new()
         .route("/v1/segments/{id}/query", post(query))
+        .merge(hot)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&service), authorize))
+        .merge(match &service.hot {
+            Some(hot) => hot::http::health(Arc::clone(hot)),
+            None => Router::new(),
+        })
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -89,14 +107,36 @@ async fn authorize(State(service): State<Arc<Service>>, request: Request, next: 
     next.run(request).await
 }
 
+/// From the store; a worker that has copies only answers from those.
 async fn query(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    let from = if service.cold { Source::Store } else { Source::Copy };
+    respond(&service, from, &id, &headers, body).await
+}
+
+async fn query_copy(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    respond(&service, Source::Copy, &id, &headers, body).await
+}
+
+/// What a query is answered from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Store,
+    Copy,
+}
+
+async fn respond(service: &Service, from: Source, id: &str, headers: &HeaderMap, body: Body) -> Response {
     let arrived = Instant::now();
-    let mut response = match answer(&service, &id, &headers, body, arrived).await {
+    let mut response = match answer(service, from, id, headers, body, arrived).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
@@ -108,6 +148,7 @@ async fn query(
 
 async fn answer(
     service: &Service,
+    from: Source,
     id: &str,
     headers: &HeaderMap,
     body: Body,
@@ -116,7 +157,7 @@ async fn answer(
     let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
     let id = SegmentId::parse(id).map_err(|e| bad(e.to_string()))?;
     let path = path_of(&id, text(headers, PATH_HEADER)?)?;
-    let expected = match text(headers, EXPECTED_GENERATION_HEADER)? {
+    let mut expected = match text(headers, EXPECTED_GENERATION_HEADER)? {
         Some(digits) => {
             Some(Generation::parse(digits).ok_or_else(|| bad(format!("{digits:?} is not a generation")))?)
         }
@@ -155,6 +196,14 @@ async fn answer(
         .flatten()
         .map(Duration::from_millis)
         .fold(service.timeout_max, Duration::min);
+    let mut path = path;
+    let mut held = None;
+    if from == Source::Copy {
+        let copy = service.hot.as_ref().map(|hot| hot.read(&id));
+        let copy =
+            copy.unwrap_or_else(|| Err(ApiError::new(ErrorCode::NoWorker, "this worker has no copies")))?;
+        (path, expected, held) = (copy.path, Some(copy.key), Some(copy.held));
+    }
     let answer = service
         .engine
         .query(Query {
@@ -171,7 +220,10 @@ async fn answer(
         .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
     let body = match answer.whole() {
         Some(bytes) => Body::from(bytes),
-        None => Body::from_stream(answer.into_stream()),
+        None => Body::from_stream(answer.into_stream().inspect(move |_| {
+            // A copy is not removed while an answer from it is on its way.
+            let _held = &held;
+        })),
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
@@ -219,6 +271,9 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    if let Some(hot) = &service.hot {
+        hot.update_metrics();
+    }
     let mut body = match TextEncoder::new().encode_to_string(&service.registry.gather()) {
         Ok(body) => body,
         Err(error) => return ApiError::new(ErrorCode::Internal, error.to_string()).into_response(),

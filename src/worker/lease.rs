@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use springhouse_gateway::api::{
     client::{ClientError, Registrar},
     error::ErrorCode,
-    types::LeaseRequest,
+    types::{LeaseAnswer, LeaseRequest},
 };
 use tokio::{sync::watch, time::sleep};
 
@@ -29,12 +29,13 @@ pub(super) enum LeaseState {
 }
 
 /// Keeps the lease until it is refused for good or `stop` is set; then gives it up. `request` makes the
-/// lease request of the moment.
+/// lease request of the moment; `answers` get what the gateway said last.
 pub(super) async fn keep(
     name: &str,
     registrar: Arc<dyn Registrar>,
     request: impl Fn() -> LeaseRequest,
     state: watch::Sender<LeaseState>,
+    answers: watch::Sender<Option<LeaseAnswer>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let epoch = request().epoch;
@@ -47,6 +48,7 @@ pub(super) async fn keep(
                         tracing::info!(worker = name, ttl_ms = answer.ttl_ms, "lease taken");
                     }
                     pause = PAUSE_MIN;
+                    answers.send_replace(Some(answer.clone()));
                     (Duration::from_millis(answer.ttl_ms) / 3).max(RENEW_MIN)
                 }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::Conflict => {
@@ -89,7 +91,8 @@ mod tests {
     use parking_lot::Mutex;
     use springhouse_gateway::api::{
         error::ApiError,
-        types::{LeaseAnswer, Tier},
+        hot::{Assignment, Manifest, ManifestAnswer},
+        types::Tier,
     };
     use tokio::time::Instant;
 
@@ -124,6 +127,14 @@ mod tests {
             self.released.lock().push(epoch);
             Ok(())
         }
+
+        async fn manifest(&self, _: &str, _: &Manifest) -> Result<ManifestAnswer, ClientError> {
+            Ok(ManifestAnswer { send_all: false })
+        }
+
+        async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {
+            Ok(Assignment { version: 0, base: None, hold: vec![], drop: vec![] })
+        }
     }
 
     fn request() -> LeaseRequest {
@@ -153,7 +164,9 @@ mod tests {
         let (state, seen) = watch::channel(LeaseState::Asking);
         let (stop, stopped) = watch::channel(false);
         let registrar: Arc<dyn Registrar> = script.clone();
-        let task = tokio::spawn(async move { keep("w", registrar, request, state, stopped).await });
+        let task = tokio::spawn(async move {
+            keep("w", registrar, request, state, watch::Sender::new(None), stopped).await
+        });
         while script.asked.lock().len() < 5 {
             script.seen.notified().await;
         }
@@ -173,7 +186,9 @@ mod tests {
         let (state, mut seen) = watch::channel(LeaseState::Asking);
         let (stop, stopped) = watch::channel(false);
         let registrar: Arc<dyn Registrar> = script.clone();
-        let task = tokio::spawn(async move { keep("w", registrar, request, state, stopped).await });
+        let task = tokio::spawn(async move {
+            keep("w", registrar, request, state, watch::Sender::new(None), stopped).await
+        });
         seen.wait_for(|state| matches!(state, LeaseState::Refused(_))).await.expect("refused");
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(script.asked.lock().len(), 1);

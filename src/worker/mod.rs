@@ -1,7 +1,8 @@
 //! Workers: lease, HTTP, and the files they answer from.
 //!
-//! `http` (requests) → `query::Engine` → `files` (the segments). `access` decides once at start which
-//! files those are: behind a mount of the store that is a process of its own, or a local store's own.
+//! `http` (requests) → `query::Engine` → `files` (the segments in place) and `hot` (local copies, which can
+//! be written). `access` decides once at start which files those in place are: behind a mount of the store
+//! that is a process of its own, or a local store's own.
 
 use std::{
     sync::{
@@ -20,28 +21,36 @@ use springhouse_gateway::api::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use self::{http::Service, lease::LeaseState};
+use self::{
+    hot::{Hot, Loops},
+    http::Service,
+    lease::LeaseState,
+};
 use crate::{
     mount::{ControlClient, MountChild, MountState},
-    query::Engine,
+    query::{self, Engine, QuerySettings, SegmentFiles},
 };
 
 mod accept;
 mod access;
 mod files;
 mod hints;
+mod hot;
 mod http;
 mod lease;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use self::settings::{Access, WorkerSettings};
+pub use self::{
+    hot::HotSettings,
+    settings::{Access, WorkerSettings},
+};
 
 /// How long giving up the lease may take at a stop.
 const RELEASE_MAX: Duration = Duration::from_secs(2);
 
-/// A running cold worker. It serves [`Worker::router`] wherever the caller listens.
+/// A running worker. It serves [`Worker::router`] wherever the caller listens.
 #[derive(Debug)]
 pub struct Worker {
     service: Arc<Service>,
@@ -51,6 +60,8 @@ pub struct Worker {
     stop: watch::Sender<bool>,
     lease: JoinHandle<()>,
     watcher: Option<JoinHandle<()>>,
+    hot: Option<Arc<Hot>>,
+    loops: Option<Loops>,
 }
 
 impl Worker {
@@ -65,12 +76,27 @@ impl Worker {
         let name = HeaderValue::try_from(&settings.name)
             .map_err(|_| bad(format!("{:?} cannot be a worker's name", settings.name)))?;
         let registry = Registry::new();
-        let opened = access::open(&settings).await?;
-        let files = Arc::clone(&opened.files);
+        let hot = match settings.hot.clone() {
+            Some(hot) => Some(open_hot(hot, settings.query.clone(), registry.clone()).await?),
+            None => None,
+        };
+        if hot.is_none() && !settings.cold {
+            return Err(bad("a worker without a tier: cold, hot or both".into()));
+        }
+        let opened = if settings.cold { Some(access::open(&settings).await?) } else { None };
+        let (cold, child, access) = match opened {
+            Some(opened) => (Some(opened.files), opened.child, opened.name),
+            None => (None, None, "copy"),
+        };
+        let files: Arc<dyn SegmentFiles> = match (&hot, cold) {
+            (Some(hot), cold) => Arc::new(hot::Files { hot: Arc::clone(hot), cold }),
+            (None, Some(cold)) => cold,
+            (None, None) => return Err(bad("a worker without a tier: cold, hot or both".into())),
+        };
         let engine = match Engine::start(settings.query.clone(), Arc::clone(&files), &registry) {
             Ok(engine) => Arc::new(engine),
             Err(why) => {
-                stop_mount(opened.child).await;
+                stop_mount(child).await;
                 return Err(Error::new(ErrorKind::Other, why));
             }
         };
@@ -81,10 +107,10 @@ impl Worker {
         let request = LeaseRequest {
             epoch,
             url: settings.url,
-            tier: Tier::Cold,
+            tier: if settings.cold { Tier::Cold } else { Tier::Hot },
             store: settings.store.to_string(),
             weight: settings.weight,
-            access: opened.name.into(),
+            access: access.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             queries_running: 0,
             hot: None,
@@ -93,17 +119,22 @@ impl Worker {
         let (stop, stopped) = watch::channel(false);
         let counted = Arc::clone(&engine);
         let worker_name = settings.name;
+        let (answers, answered) = watch::channel(None);
+        let loops = hot.as_ref().map(|hot| {
+            hot.set_engine(&engine);
+            Loops::start(hot, worker_name.clone(), epoch, Arc::clone(&registrar), answered)
+        });
+        let reporting = hot.clone();
         let lease = tokio::spawn(async move {
             let request = || LeaseRequest {
                 queries_running: u32::try_from(counted.running()).unwrap_or(u32::MAX),
+                hot: reporting.as_ref().map(|hot| hot.report()),
                 ..request.clone()
             };
-            lease::keep(&worker_name, registrar, request, state, stopped).await;
+            lease::keep(&worker_name, registrar, request, state, answers, stopped).await;
         });
-        let watcher = opened
-            .child
-            .as_ref()
-            .map(|child| tokio::spawn(close_with_mount(child.state(), Arc::clone(&engine))));
+        let watcher =
+            child.as_ref().map(|child| tokio::spawn(close_with_mount(child.state(), Arc::clone(&engine))));
         let service = Arc::new(Service {
             name,
             engine,
@@ -113,17 +144,11 @@ impl Worker {
             timeout_max: settings.query.timeout_max,
             lease: lease_state,
             stopping: AtomicBool::new(false),
-            mount: opened.child.as_ref().and_then(|child| child.control().ok()),
+            mount: child.as_ref().and_then(|child| child.control().ok()),
+            hot: hot.clone(),
+            cold: settings.cold,
         });
-        Ok(Self {
-            service,
-            access: opened.name,
-            child: opened.child,
-            grace: settings.shutdown_grace,
-            stop,
-            lease,
-            watcher,
-        })
+        Ok(Self { service, access, child, grace: settings.shutdown_grace, stop, lease, watcher, hot, loops })
     }
 
     /// The HTTP service of the worker.
@@ -131,7 +156,7 @@ impl Worker {
         http::router(Arc::clone(&self.service))
     }
 
-    /// How it reads segments: `fuse` or `direct`.
+    /// How it reads segments: `fuse`, `direct`, or from a `copy` only.
     pub fn access(&self) -> &'static str {
         self.access
     }
@@ -150,12 +175,30 @@ impl Worker {
         if tokio::time::timeout(RELEASE_MAX, self.lease).await.is_err() {
             abort.abort();
         }
+        drop(self.loops);
+        if let Some(hot) = &self.hot {
+            hot.shutdown().await;
+        }
         self.service.engine.shutdown(self.grace).await;
         if let Some(watcher) = self.watcher {
             watcher.abort();
         }
         stop_mount(self.child).await;
     }
+}
+
+/// Reading records and recovering logs waits for a disk.
+async fn open_hot(
+    settings: HotSettings,
+    limits: QuerySettings,
+    registry: Registry,
+) -> Result<Arc<Hot>, Error> {
+    tokio::task::spawn_blocking(move || {
+        query::init().map_err(|why| Error::new(ErrorKind::Other, why))?;
+        Hot::open(settings, limits, &registry)
+    })
+    .await
+    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "opening the data directory failed by a defect")))
 }
 
 async fn stop_mount(child: Option<MountChild>) {

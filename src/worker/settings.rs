@@ -4,6 +4,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use springhouse_fuse::store::StoreUrl;
 
+use super::hot::HotSettings;
 use crate::{mount::MountSettings, query::QuerySettings};
 
 /// How a worker reads segments.
@@ -31,13 +32,17 @@ impl FromStr for Access {
     }
 }
 
-/// Everything a cold worker needs to know.
+/// Everything a worker needs to know.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
     /// Unique in the cluster: `[A-Za-z0-9._-]`, 1 to 200 bytes.
     pub name: String,
     /// The store; must be the gateway's.
     pub store: StoreUrl,
+    /// Whether it answers in place, from the store; else from copies only.
+    pub cold: bool,
+    /// Local copies, which can be written; `None`: it has none.
+    pub hot: Option<HotSettings>,
     /// How segments are read.
     pub access: Access,
     /// An existing mount of the store that somebody else keeps up; `None`: the worker starts its own.
@@ -69,6 +74,8 @@ impl WorkerSettings {
             name: name.into(),
             mount: MountSettings::new(store.clone(), mount_dir),
             store,
+            cold: true,
+            hot: None,
             access: Access::Auto,
             mount_dir: None,
             url: url.into(),

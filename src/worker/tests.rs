@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use springhouse_gateway::api::{
     client::{ClientError, Registrar},
+    hot::{Assignment, Manifest, ManifestAnswer},
     types::{
         DEADLINE_HEADER, EXPECTED_GENERATION_HEADER, GENERATION_HEADER, LeaseAnswer, LeaseRequest,
         PATH_HEADER, WORKER_HEADER,
@@ -43,6 +44,14 @@ impl Registrar for Granting {
     async fn release(&self, _: &str, epoch: u64) -> Result<(), ClientError> {
         self.released.lock().push(epoch);
         Ok(())
+    }
+
+    async fn manifest(&self, _: &str, _: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        Ok(ManifestAnswer { send_all: false })
+    }
+
+    async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {
+        Ok(Assignment { version: 0, base: None, hold: vec![], drop: vec![] })
     }
 }
 

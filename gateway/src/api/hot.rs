@@ -367,6 +367,36 @@ impl HotSegment {
     }
 }
 
+/// What a hot worker is doing with a segment besides answering: in [`HotStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotWork {
+    /// `provision`, `copying`, `uploading`, `verifying` or `releasing`.
+    pub what: String,
+    /// Bytes done.
+    pub done: u64,
+    /// Of so many; 0: not known yet.
+    pub total: u64,
+}
+
+/// `GET /v1/hot/{id}`: a [`HotSegment`], and what is being done with it. `DELETE /v1/hot/{id}/work` ends a
+/// fetch or an upload that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotStatus {
+    /// The segment.
+    #[serde(flatten)]
+    pub segment: HotSegment,
+    /// Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<HotWork>,
+}
+
+/// `GET /v1/hot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotList {
+    /// By id.
+    pub segments: Vec<HotSegment>,
+}
+
 // ----- hot worker → gateway -----
 
 /// `PUT /v1/workers/{name}/manifest`: what a hot worker has. Whole (`base` absent), or what changed since

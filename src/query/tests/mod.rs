@@ -21,7 +21,7 @@ use springhouse_gateway::api::{
 };
 use tempfile::TempDir;
 
-use super::{Engine, Format, OpenFile, Query, QuerySettings, SegmentFiles, from_io, init};
+use super::{Content, Engine, Format, OpenFile, Query, QuerySettings, SegmentFiles, from_io, init};
 
 mod damage;
 mod encoding;
@@ -54,7 +54,8 @@ impl SegmentFiles for Dir {
         let path = self.root.join(&path[1..]);
         let file = File::open(&path).map_err(|e| from_io(&e))?;
         let metadata = file.metadata().map_err(|e| from_io(&e))?;
-        Ok(OpenFile { path, generation: generation_of(&metadata), len: metadata.len(), file })
+        let (generation, len) = (generation_of(&metadata), metadata.len());
+        Ok(OpenFile { path, generation, content: Content::Fixed { len, file } })
     }
 
     fn generation(&self, path: &str) -> Result<Generation, ApiError> {

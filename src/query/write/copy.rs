@@ -1,0 +1,102 @@
+//! A consistent copy of a database that is being written, for the store.
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use springhouse_gateway::api::error::{ApiError, ErrorCode};
+
+use super::{
+    super::{
+        QuerySettings,
+        control::{Control, Stop},
+        errors,
+        sandbox::{Purpose, Sandbox},
+    },
+    marker::Marker,
+};
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// The last transaction that is in the copy.
+    pub change: u64,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Copies the live database at `database` to `target`, where nothing is, as of one transaction, while
+/// writes go on; checks the copy and makes it durable. It is in the ordinary mode and has `field`, what
+/// the suggested cache size was before we counted in it. `base`: as for [`super::Writer::open`]. `stop`
+/// ends it. Blocks, for about as long as reading and writing the file takes.
+///
+/// # Errors
+/// Damage found by the check; no room; stopped.
+pub fn copy(
+    database: &Path,
+    target: &Path,
+    base: u64,
+    field: Marker,
+    stop: &Arc<AtomicBool>,
+    settings: &QuerySettings,
+) -> Result<Copied, ApiError> {
+    let far = Instant::now() + std::time::Duration::from_secs(7 * 86_400);
+    let control = Arc::new(Control::new(far, Arc::clone(stop)));
+    let of_sqlite = |error| {
+        if stop.load(Ordering::Relaxed) {
+            return errors::stopped(Stop::ShuttingDown);
+        }
+        errors::from_sqlite(&error, errors::Context { stop: control.stop(), ..errors::Context::default() })
+    };
+    if stop.load(Ordering::Relaxed) {
+        return Err(errors::stopped(Stop::ShuttingDown));
+    }
+    let _ = std::fs::remove_file(target);
+    {
+        let source = Sandbox::open(database, Purpose::Copy, settings, &control).map_err(of_sqlite)?;
+        source.vacuum_into(target).map_err(of_sqlite)?;
+    }
+    let disk = |error: std::io::Error| match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            ApiError::new(ErrorCode::NoRoom, "the worker's disk has no room for the copy")
+        }
+        _ => ApiError::new(ErrorCode::Internal, format!("the copy on the worker's disk: {error}")),
+    };
+    let change = Marker::read(target).map_err(disk)?.change(base);
+    field.write(target).map_err(disk)?;
+    let file = File::open(target).map_err(disk)?;
+    file.sync_all().map_err(disk)?;
+    let size = file.metadata().map_err(disk)?.len();
+    drop(file);
+    let copy = Sandbox::open(target, Purpose::Copy, settings, &control).map_err(of_sqlite)?;
+    if copy
+        .run_own(c"SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'")
+        .map_err(of_sqlite)?
+        != Some(0)
+    {
+        return Err(errors::corrupt("integrity_check finds faults in it"));
+    }
+    Ok(Copied { change, size })
+}
+
+/// The last transaction of the written database at `path`, recovering what a crash left of its log;
+/// `base` as for [`super::Writer::open`]. Blocks.
+///
+/// # Errors
+/// It cannot be opened, or is damaged.
+pub fn last_change(path: &Path, base: u64, settings: &QuerySettings) -> Result<u64, ApiError> {
+    let ending = Arc::new(AtomicBool::new(false));
+    let control = Arc::new(Control::new(Instant::now() + settings.timeout_max, ending));
+    let of_sqlite = |error| errors::from_sqlite(&error, errors::Context::default());
+    let sandbox = Sandbox::open(path, Purpose::Write, settings, &control).map_err(of_sqlite)?;
+    sandbox.rest();
+    let marker = sandbox.run_own(c"PRAGMA default_cache_size").map_err(of_sqlite)?;
+    // For 0 SQLite tells its own default, which is negative.
+    Ok(Marker(marker.and_then(|n| u32::try_from(n).ok()).unwrap_or(0)).change(base))
+}

@@ -1,0 +1,244 @@
+//! The data directory: where each file of a segment lies, and moves that survive a power cut.
+//!
+//! ```text
+//! segments/SHARD/ID.sqlite   the copy; with -wal and -shm beside it while it is written
+//! segments/SHARD/ID.json     its record
+//! segments/SHARD/ID.keys     idempotency keys of requests that were applied to it
+//! parts/ID.part              a copy that is under way, or one that is made for the store
+//! parts/ID.json              how far it is, and of which generation
+//! kept/ID.TOKEN.TIME.sqlite  writes that nobody promoted; never deleted by us
+//! ```
+//! All of it is one file system, so every move is a rename.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use springhouse_gateway::{api::hot::Token, segment::SegmentId};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Data {
+    root: PathBuf,
+}
+
+/// What the disk has, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Disk {
+    pub(super) total: u64,
+    pub(super) free: u64,
+}
+
+impl Data {
+    /// Makes the directories.
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        for dir in ["segments", "parts", "kept"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        let root = root.canonicalize()?;
+        let device = |name: &str| root.join(name).metadata().map(|metadata| metadata.dev());
+        if device("segments")? != device("parts")? || device("segments")? != device("kept")? {
+            return Err(io::Error::other("segments, parts and kept lie on different file systems"));
+        }
+        sync_dir(&root)?;
+        Ok(Self { root })
+    }
+
+    fn shard(&self, id: &str) -> PathBuf {
+        // 256 directories: a directory of 100,000 files is slow to list on some file systems.
+        self.root.join("segments").join(format!("{:02x}", xxh3_64(id.as_bytes()) & 0xff))
+    }
+
+    /// Makes the directory of a segment's files.
+    pub(super) fn make_shard(&self, id: &SegmentId) -> io::Result<()> {
+        let shard = self.shard(id.as_str());
+        if !shard.try_exists()? {
+            fs::create_dir_all(&shard)?;
+            sync_dir(&self.root.join("segments"))?;
+        }
+        Ok(())
+    }
+
+    /// The copy.
+    pub(super) fn segment(&self, id: &SegmentId) -> PathBuf {
+        self.shard(id.as_str()).join(format!("{id}.sqlite"))
+    }
+
+    /// Its record.
+    pub(super) fn record(&self, id: &SegmentId) -> PathBuf {
+        self.shard(id.as_str()).join(format!("{id}.json"))
+    }
+
+    /// Its idempotency keys.
+    pub(super) fn keys(&self, id: &SegmentId) -> PathBuf {
+        self.shard(id.as_str()).join(format!("{id}.keys"))
+    }
+
+    /// A copy that is under way.
+    pub(super) fn part(&self, id: &SegmentId) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.part"))
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self, id: &SegmentId) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.json"))
+    }
+
+    /// What is made for the store.
+    pub(super) fn outgoing(&self, id: &SegmentId) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.outgoing"))
+    }
+
+    /// A name that is free for writes of `id` under `token`.
+    pub(super) fn kept_name(&self, id: &SegmentId, token: Token, now: SystemTime) -> String {
+        let time = humantime::format_rfc3339_seconds(now).to_string().replace([':', '-'], "");
+        let name = |nth: u32| match nth {
+            0 => format!("{id}.{token}.{time}.sqlite"),
+            nth => format!("{id}.{token}.{time}.{nth}.sqlite"),
+        };
+        (0..).map(name).find(|name| !self.kept(name).exists()).unwrap_or_else(|| name(u32::MAX))
+    }
+
+    /// Where what is kept aside as `name` lies.
+    pub(super) fn kept(&self, name: &str) -> PathBuf {
+        self.root.join("kept").join(name)
+    }
+
+    /// Moves the copy of `id`, with its log, to `kept` under `name`; again if it was begun before.
+    pub(super) fn move_to_kept(&self, id: &SegmentId, name: &str) -> io::Result<()> {
+        let (from, to) = (self.segment(id), self.kept(name));
+        for ending in ["", "-wal"] {
+            match fs::rename(with_ending(&from, ending), with_ending(&to, ending)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        remove(&with_ending(&from, "-shm"))?;
+        sync_dir(&self.root.join("kept"))?;
+        sync_dir(&self.shard(id.as_str()))
+    }
+
+    /// Removes the copy of `id` and what lies beside it, but not its record.
+    pub(super) fn remove_segment(&self, id: &SegmentId) -> io::Result<()> {
+        let segment = self.segment(id);
+        // The log last: without its database it means nothing, the other way round something is missing.
+        for ending in ["", "-wal", "-shm"] {
+            remove(&with_ending(&segment, ending))?;
+        }
+        remove(&self.keys(id))?;
+        if self.shard(id.as_str()).try_exists()? { sync_dir(&self.shard(id.as_str())) } else { Ok(()) }
+    }
+
+    /// Removes what is left of a copy under way.
+    pub(super) fn remove_part(&self, id: &SegmentId) -> io::Result<()> {
+        remove(&self.progress(id))?;
+        remove(&self.part(id))
+    }
+
+    /// Makes way for the finished part of `id`; then comes [`Data::put_in_place`].
+    pub(super) fn make_way(&self, id: &SegmentId) -> io::Result<()> {
+        let segment = self.segment(id);
+        // A log of another file would be taken for this one's.
+        for ending in ["-wal", "-shm"] {
+            remove(&with_ending(&segment, ending))?;
+        }
+        remove(&self.keys(id))
+    }
+
+    /// Puts the finished part of `id` in the place of its copy: at once, and durable with the next
+    /// [`Data::sync`].
+    pub(super) fn put_in_place(&self, id: &SegmentId) -> io::Result<()> {
+        fs::rename(self.part(id), self.segment(id))
+    }
+
+    /// Makes names in the segment's directory durable.
+    pub(super) fn sync(&self, id: &SegmentId) -> io::Result<()> {
+        sync_dir(&self.shard(id.as_str()))
+    }
+
+    /// Bytes of the copy of `id` with its log; 0 if there is none.
+    pub(super) fn size(&self, id: &SegmentId) -> u64 {
+        let segment = self.segment(id);
+        let len = |path: PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+        len(with_ending(&segment, "-wal")) + len(segment)
+    }
+
+    /// Ids that have a record, or a copy without one.
+    pub(super) fn ids(&self) -> io::Result<Vec<SegmentId>> {
+        let mut ids = std::collections::BTreeSet::new();
+        for shard in fs::read_dir(self.root.join("segments"))? {
+            let shard = shard?.path();
+            if !shard.is_dir() {
+                continue;
+            }
+            for entry in fs::read_dir(&shard)? {
+                let name = entry?.file_name();
+                let Some(name) = name.to_str() else { continue };
+                let id = [".sqlite", ".json"].iter().find_map(|ending| name.strip_suffix(ending));
+                // In another shard than its own nothing finds it: somebody else put it there.
+                let id = id.and_then(|id| SegmentId::parse(id).ok());
+                ids.extend(id.filter(|id| self.shard(id.as_str()) == shard));
+            }
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Ids of copies that were under way; what was made for the store is removed.
+    pub(super) fn parts(&self) -> io::Result<Vec<SegmentId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(self.root.join("parts"))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            match name.strip_suffix(".part").and_then(|id| SegmentId::parse(id).ok()) {
+                Some(id) => ids.push(id),
+                None if name.contains(".outgoing") => remove(&path)?,
+                None => {}
+            }
+        }
+        Ok(ids)
+    }
+
+    /// What the disk has.
+    pub(super) fn disk(&self) -> io::Result<Disk> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(Disk { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
+}
+
+/// `path` with `ending` after its name.
+pub(super) fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Removes a file; none is no error.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes what was renamed, made or removed in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Puts `bytes` into the file at `path`, whole or not at all, durably.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = with_ending(path, ".new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(dir) => sync_dir(dir),
+        None => Ok(()),
+    }
+}

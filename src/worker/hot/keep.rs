@@ -1,0 +1,125 @@
+//! Changing which file a segment is: a finished part in its place, its writes kept aside, nothing. The
+//! caller has the segment's turn.
+
+use std::{sync::Arc, time::SystemTime};
+
+use springhouse_gateway::api::error::ApiError;
+
+use super::{
+    Hot, blocking, of_disk,
+    record::CopyRecord,
+    segment::{OpenCopy, Segment},
+};
+use crate::failpoint;
+
+impl Hot {
+    /// Puts the finished part in the place of the copy, which is worth nothing any more.
+    pub(super) async fn install(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        copy: CopyRecord,
+    ) -> Result<(), ApiError> {
+        self.close_writer(segment).await;
+        let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
+        blocking(move || {
+            let (data, id) = (&hot.data, &segment.id);
+            // From here on a restart puts the part in place. Queries go on with the old file; with one that
+            // was written they do not: who opens it without its log would leave a new one there.
+            {
+                let mut state = segment.state.lock();
+                if state.record.copy.as_ref().is_some_and(|old| old.field.is_some()) {
+                    state.open = None;
+                }
+            }
+            let incoming = copy.clone();
+            segment
+                .change_record(data, |record| (record.copy, record.incoming) = (None, Some(incoming)))
+                .map_err(of_disk)?;
+            failpoint::hit("copy.before_rename");
+            data.make_way(id).map_err(of_disk)?;
+            {
+                // Nobody may open the new file under the old one's name, or the other way round.
+                let mut state = segment.state.lock();
+                data.put_in_place(id).map_err(of_disk)?;
+                let plain = copy.checksum.is_some();
+                state.open = Some(OpenCopy::new(copy.change));
+                state.verified = plain;
+                state.refused = None;
+                state.unpromoted_since_ms = None;
+            }
+            failpoint::hit("copy.after_rename");
+            data.sync(id).map_err(of_disk)?;
+            segment
+                .change_record(data, |record| (record.copy, record.incoming) = (Some(copy), None))
+                .map_err(of_disk)?;
+            hot.written.lock().remove(id.as_str());
+            let _ = super::data::remove(&data.progress(id)); // the next copy does not believe it
+            hot.close_connections(&segment);
+            hot.measure(&segment);
+            hot.publish(&segment);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves the copy, with writes that nobody promoted, to where nothing is ever deleted.
+    pub(super) async fn keep_aside(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
+        segment.state.lock().open = None;
+        self.close_writer(segment).await;
+        let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
+        blocking(move || {
+            hot.close_connections(&segment);
+            let (token, change, promoted) = {
+                let state = segment.state.lock();
+                let copy = state.record.copy.as_ref();
+                let token = copy.and_then(|copy| copy.token).unwrap_or(state.record.fence);
+                (token, state.change(), copy.map_or(0, |copy| copy.promoted_change))
+            };
+            let name = hot.data.kept_name(&segment.id, token, SystemTime::now());
+            let keeping = name.clone();
+            segment.change_record(&hot.data, |record| record.keeping = Some(keeping)).map_err(of_disk)?;
+            failpoint::hit("keep.before_rename");
+            hot.data.move_to_kept(&segment.id, &name).map_err(of_disk)?;
+            failpoint::hit("keep.after_rename");
+            segment
+                .change_record(&hot.data, |record| (record.copy, record.keeping) = (None, None))
+                .map_err(of_disk)?;
+            let _ = super::data::remove(&hot.data.keys(&segment.id)); // the next copy begins its own
+            tracing::warn!(segment = %segment.id, kept = name, token, change, promoted, "unpromoted writes are kept aside");
+            hot.metrics.kept.inc();
+            hot.forget_copy(&segment);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the copy, of which the store has everything.
+    pub(super) async fn drop_copy(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
+        segment.state.lock().open = None;
+        self.close_writer(segment).await;
+        let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
+        blocking(move || {
+            hot.close_connections(&segment);
+            hot.data.remove_segment(&segment.id).map_err(of_disk)?;
+            hot.data.remove_part(&segment.id).map_err(of_disk)?;
+            let fence = segment.state.lock().record.fence;
+            if fence == 0 {
+                // Nobody ever wrote: there is nothing to remember.
+                super::data::remove(&hot.data.record(&segment.id)).map_err(of_disk)?;
+                segment.state.lock().record.copy = None;
+            } else {
+                segment.change_record(&hot.data, |record| record.copy = None).map_err(of_disk)?;
+            }
+            hot.forget_copy(&segment);
+            Ok(())
+        })
+        .await
+    }
+
+    fn forget_copy(&self, segment: &Segment) {
+        self.written.lock().remove(segment.id.as_str());
+        segment.state.lock().unpromoted_since_ms = None;
+        self.measure(segment);
+        self.publish(segment);
+    }
+}
