@@ -8,6 +8,7 @@
 mod answer;
 mod authorize;
 mod control;
+mod copying;
 mod encode;
 mod engine;
 mod errors;
@@ -27,6 +28,7 @@ mod threads;
 
 pub use self::{
     answer::Answer,
+    copying::{CopyError, Stop, vacuum_into, verify_copy},
     encode::Format,
     engine::{Engine, init},
     errors::{from_io, replaced},
