@@ -9,6 +9,7 @@ pub mod logging;
 pub mod mount;
 pub mod panics;
 pub mod query;
+pub mod relayout;
 pub mod serve;
 pub mod shutdown;
 pub mod worker;

@@ -8,6 +8,7 @@
 mod answer;
 mod authorize;
 mod control;
+mod copying;
 mod encode;
 mod engine;
 mod errors;
@@ -28,6 +29,7 @@ pub mod write;
 
 pub use self::{
     answer::Answer,
+    copying::{CopyError, Stop, vacuum_into, verify_copy},
     encode::Format,
     engine::{Engine, init},
     errors::{from_io, replaced},

@@ -27,6 +27,10 @@ const TREES_MAX: usize = 4096;
 /// Leaves of the schema that are fetched before SQLite does.
 const SCHEMA_PAGES_MAX: usize = 64;
 
+/// Pages up to which interior ones are noted whose tree is not known yet: the head of a file, of which the
+/// mount reads 64 KiB.
+const EARLY_MAX: u32 = 128;
+
 /// Memory of one child beside its entry in a node: a slot of the map, with its share of empty ones.
 const CHILD_BYTES: u64 = 20;
 
@@ -90,6 +94,9 @@ pub(super) struct Trees {
     /// Tables by name, and indexes whose table was not seen yet.
     tables: HashMap<String, TreeId>,
     orphans: Vec<(TreeId, String)>,
+    /// Interior pages at the start of the file that were seen before the leaves of the schema, which tell
+    /// where trees begin, if those do not fit on page 1.
+    early: HashSet<u32>,
     bytes: u64,
     bytes_max: u64,
 }
@@ -106,6 +113,7 @@ impl Trees {
             schema_seen: HashSet::new(),
             tables: HashMap::new(),
             orphans: Vec::new(),
+            early: HashSet::new(),
             bytes: 0,
             bytes_max,
         };
@@ -145,7 +153,15 @@ impl Trees {
 
     /// Whether the bytes of `page` could teach anything.
     pub(super) fn wants(&self, page: u32) -> bool {
-        !self.node_of.contains_key(&page) && self.tree_of(page).is_some_and(|id| !self.trees[id].odd)
+        match self.tree_of(page) {
+            Some(id) => !self.node_of.contains_key(&page) && !self.trees[id].odd,
+            None => self.may_be_early(page),
+        }
+    }
+
+    fn may_be_early(&self, page: u32) -> bool {
+        let schema_is_large = self.node_of.contains_key(&SCHEMA_ROOT);
+        schema_is_large && page <= EARLY_MAX && !self.early.contains(&page)
     }
 
     /// Takes note of the bytes of a page.
@@ -155,7 +171,14 @@ impl Trees {
         }
         let parent = self.parents.get(&number).map(|&node| &self.nodes[node as usize]);
         let level = parent.map_or(0, |node| node.level + 1);
-        let Some(id) = self.tree_of(number) else { return Learnt::Nothing };
+        let Some(id) = self.tree_of(number) else {
+            // With `auto_vacuum` roots come first, leaves or not.
+            let early = |page: Page<'_>| self.header.auto_vacuum || !page.kind.is_leaf();
+            if Page::parse(&self.header, number, bytes).is_some_and(early) {
+                self.early.insert(number);
+            }
+            return Learnt::Nothing;
+        };
         let Some(page) = Page::parse(&self.header, number, bytes) else { return self.give_up(id) };
         let tree = &mut self.trees[id];
         if *tree.is_index.get_or_insert(page.kind.is_index()) != page.kind.is_index() {
@@ -261,17 +284,24 @@ impl Trees {
     }
 
     /// The largest page number up to which all interior pages seem to lie, if the file is laid out with
-    /// them first: then the first `head_pages` are all interior ones, and so are all pages before the
-    /// first leaf.
+    /// them first: then the first `head_pages` are all interior ones (with `auto_vacuum` roots and pointer
+    /// maps, too), and so are all pages before the first leaf.
     pub(super) fn interior_first(&self, head_pages: u32) -> Option<u32> {
         // The roots of some tables follow page 1 in any fresh file: that alone says nothing.
         const ENOUGH: u32 = 5;
-        if head_pages < ENOUGH || !(2..=head_pages).all(|page| self.node_of.contains_key(&page)) {
+        let belongs_here = |page: u32| {
+            let of_auto_vacuum = || self.header.is_fixed(page) || self.roots.contains_key(&page);
+            self.node_of.contains_key(&page)
+                || self.early.contains(&page)
+                || self.header.auto_vacuum && of_auto_vacuum()
+        };
+        if head_pages < ENOUGH || !(2..=head_pages).all(belongs_here) {
             return None;
         }
         // Interior pages are at most so many, at the smallest fan-out that is seen.
         let most = self.header.pages / 64 + 64;
-        let mut last = self.roots.keys().copied().max().unwrap_or(1);
+        // Roots beyond are of tables so small that they are leaves.
+        let mut last = self.roots.keys().copied().filter(|&root| root <= most).max().unwrap_or(1);
         let mut first_leaf = self.header.pages + 1;
         for tree in &self.trees {
             for (above, nodes) in tree.levels.iter().enumerate() {
