@@ -1,6 +1,9 @@
 //! Progress and cancellation, seen from another thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+};
 
 use super::RelayoutError;
 
@@ -36,13 +39,18 @@ pub struct Progress {
 /// may be of different moments.
 #[derive(Debug, Default)]
 pub struct Watch {
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     phase: AtomicU8,
     done: AtomicU64,
     total: AtomicU64,
 }
 
 impl Watch {
+    /// One that ends the work also once `stop` is set.
+    pub fn stopped_by(stop: Arc<AtomicBool>) -> Self {
+        Self { cancelled: stop, ..Self::default() }
+    }
+
     /// Ends the work at its next look, within milliseconds of computing or one read or write.
     pub fn cancel(&self) {
         self.cancelled.store(true, Relaxed);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use springhouse_fuse::mount::MountEntry;
 
-use super::{block_on, print, print_json};
+use super::{block_on, print_json};
 use crate::{
     error::Failure,
     mount::{ControlClient, find},

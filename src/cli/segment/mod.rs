@@ -4,7 +4,8 @@ use clap::Subcommand;
 use springhouse_gateway::{
     api::{
         client::GatewayClient,
-        hot::{PromoteRequest, ProvisionRequest, RaiseRequest, ReleaseRequest},
+        hot::{PromoteRequest, ProvisionRequest, ReleaseRequest},
+        types::RaiseRequest,
     },
     segment::SegmentId,
 };

@@ -186,7 +186,8 @@ impl Hot {
         let ready = |segment: &Segment| {
             let state = segment.state.lock();
             state.check_token(token)?;
-            Ok(state.writer.as_ref().filter(|writer| !writer.is_closed() && writer.token() == token).cloned())
+            let open = state.writer.as_ref().filter(|writer| !writer.is_closed() && writer.token() == token);
+            Ok::<_, ApiError>(open.cloned())
         };
         if let Some(writer) = ready(segment)? {
             return Ok(writer);

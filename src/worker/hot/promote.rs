@@ -30,12 +30,24 @@ use crate::{
         QuerySettings,
         write::{self, Copied, Marker},
     },
+    relayout::{self, Watch},
 };
 
 /// Bytes written or read back at once.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Makes what goes to the store: a consistent, checked, plain database.
+/// A scratch file that goes however the work ends.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = super::data::remove(&self.0) {
+            tracing::warn!(%error, "a scratch copy stays on the disk until the next start");
+        }
+    }
+}
+
+/// Makes what goes to the store: a consistent, checked, plain database with its interior pages first.
 fn prepare(
     database: &Path,
     target: &Path,
@@ -44,7 +56,16 @@ fn prepare(
     stop: &Arc<AtomicBool>,
     limits: &QuerySettings,
 ) -> Result<Copied, ApiError> {
-    write::copy(database, target, base, field, stop, limits)
+    let scratch = Scratch(target.with_extension("copy"));
+    let copied = write::copy(database, &scratch.0, base, field, stop, limits)?;
+    let _ = std::fs::remove_file(target);
+    let watch = Arc::new(Watch::stopped_by(Arc::clone(stop)));
+    let laid = relayout::relayout_checked(&scratch.0, target, &watch).map_err(|error| {
+        let code = if error.is_disk_full() { ErrorCode::NoRoom } else { ErrorCode::Internal };
+        ApiError::new(code, format!("laying the copy out anew: {error}"))
+    })?;
+    tracing::debug!(report = ?laid.report, "laid out anew");
+    Ok(Copied { size: laid.size, ..copied })
 }
 
 /// Removes the local copy however the upload ends, and takes the progress away.
@@ -116,11 +137,9 @@ impl Hot {
         };
         let under =
             Under { hot: self, segment, file: self.data.outgoing(&segment.id), stop: Arc::clone(&stop) };
-        // It takes as much room as the segment, for a while.
-        let room = self
-            .room
-            .take(&self.data, segment.state.lock().size)
-            .map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
+        // A copy, and one that is laid out anew beside it.
+        let bytes = segment.state.lock().size.saturating_mul(2);
+        let room = self.room.take(&self.data, bytes).map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
         under.at("copying", 0, segment.state.lock().size);
         let (database, target, limits) =
             (self.data.segment(&segment.id), under.file.clone(), self.write.limits.clone());
