@@ -11,7 +11,7 @@ use springhouse_gateway::{
     api::{
         client::{ClientError, Registrar},
         error::ErrorCode,
-        hot::Assignment,
+        hot::{Assignment, Manifest},
         types::LeaseAnswer,
     },
     segment::SegmentId,
@@ -356,8 +356,10 @@ impl Hot {
             };
             let version = manifest.version;
             match registrar.manifest(name, &manifest).await {
-                Ok(answer) if answer.send_all && told.is_some() => told = None,
-                Ok(_) => told = Some(version),
+                Ok(answer) => {
+                    self.give_up(&manifest, &answer.fenced).await;
+                    told = (!answer.send_all || told.is_none()).then_some(version);
+                }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => {
                     tracing::debug!(%error, "the gateway takes no manifest");
                     told = None;
@@ -372,6 +374,20 @@ impl Hot {
             // Until the next heartbeat its word about what it knows is older than ours.
             if told.is_some() {
                 self.wait_for_change(&mut lease, version).await;
+            }
+        }
+    }
+
+    /// The gateway gave the write locks of these to somebody else: what was not promoted is kept aside. Only
+    /// under the tokens that it was told of: it may have given us new ones meanwhile.
+    async fn give_up(self: &Arc<Self>, told: &Manifest, fenced: &[String]) {
+        for entry in told.segments.iter().filter(|entry| fenced.contains(&entry.id)) {
+            let (Ok(id), Some(token)) = (SegmentId::parse(&entry.id), entry.token) else { continue };
+            tracing::warn!(segment = %id, token, "another worker has the write lock now");
+            match self.release(&id, token, true).await {
+                Ok(_) => {}
+                Err(error) if error.code == ErrorCode::Fenced => {}
+                Err(error) => tracing::error!(segment = %id, %error, "it could not be closed for writing"),
             }
         }
     }
