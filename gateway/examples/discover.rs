@@ -85,6 +85,14 @@ impl SegmentStore for LocalStore {
         let mut file = fs::File::create_new(self.path(path)).map_err(|e| failure(&e))?;
         file.write_all(data).map_err(|e| failure(&e))
     }
+
+    async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreFailure> {
+        fs::rename(self.path(from), self.path(to)).map_err(|e| failure(&e))
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), StoreFailure> {
+        fs::remove_file(self.path(path)).map_err(|e| failure(&e))
+    }
 }
 
 fn write_segment(root: &Path, n: usize, data: &[u8]) -> io::Result<()> {

@@ -246,7 +246,7 @@ async fn upkeep(
 ) {
     while !*stop.borrow_and_update() {
         writing.settle_all().await;
-        writing.place_copies();
+        writing.place_copies().await;
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }

@@ -35,6 +35,8 @@ pub struct Metrics {
     pub looks: IntCounterVec,
     /// Catalog sizes by kind, set when they are read.
     pub catalog: IntGaugeVec,
+    /// Entries of the ledger by kind, set when they are read.
+    pub ledger: IntGaugeVec,
     /// Workers by state, set when they are read.
     pub workers: IntGaugeVec,
     /// Requests at each worker, set when they are read.
@@ -90,6 +92,7 @@ impl Metrics {
             leases: counters("lease_messages_total", "Lease messages.", &["outcome"])?,
             looks: counters("looks_total", "Single segments looked up in the store.", &["outcome"])?,
             catalog: gauges("catalog", "Sizes of the catalog.", &["kind"])?,
+            ledger: gauges("ledger", "What the ledger holds.", &["kind"])?,
             workers: gauges("workers", "Workers.", &["state"])?,
             worker_in_flight: gauges("worker_in_flight", "Requests at each worker.", &["worker"])?,
             registry_bytes: gauge("registry_disk_bytes", "Registry on disk.")?,

@@ -52,6 +52,19 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Result<Response, A
             metrics.catalog.with_label_values(&[kind]).set(i64::try_from(n).unwrap_or(i64::MAX));
         }
     }
+    {
+        let ledger = core.state.ledger();
+        let deleting = ledger.tombstones().filter(|(_, tombstone)| tombstone.done_ms.is_none()).count();
+        for (kind, n) in [
+            ("locks", ledger.locks().count()),
+            ("promotions", ledger.intents().count()),
+            ("deletions", deleting),
+            ("raised_or_pinned", ledger.wished().count()),
+            ("damaged_rows", ledger.damage_count()),
+        ] {
+            metrics.ledger.with_label_values(&[kind]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
     let infos = core.routing.workers.infos(Instant::now().into_std());
     let live = infos.iter().filter(|info| info.live).count();
     for (state, n) in [("live", live), ("dead", infos.len() - live)] {

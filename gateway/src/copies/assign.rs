@@ -1,24 +1,21 @@
-//! Who should hold what: carries the decisions of `placement/copies.rs` to the workers' desks.
+//! Who should hold what: carries the decisions of `placement/copies.rs` out.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::{CopyRules, HotWorker, desk::Desk, manifests::Manifests};
+use super::{CopyRules, HotWorker};
 use crate::{
     api::hot::AssignedSegment,
     placement::{
         WorkerSeed,
         copies::{Intake, Node, Wish, place},
     },
-    registry::{catalog::Located, state::State},
+    registry::{catalog::Located, packed::Facts},
     segment::SegmentId,
 };
-
-/// A worker that was silent for so long is forgotten, with what it said and was given.
-const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a segment shall have, and what it is.
 #[derive(Debug, Clone)]
@@ -28,94 +25,53 @@ pub(super) struct Wished {
     pub(super) located: Located,
 }
 
-/// Where a segment was placed, and with how many bytes.
+/// Where a segment was placed, and in which version.
 #[derive(Debug)]
 struct Placed {
-    size: u64,
+    facts: Facts,
     workers: Vec<Arc<str>>,
 }
 
-/// Desks of all workers, and what is placed on them.
-#[derive(Debug)]
-pub(super) struct Plans {
-    first_version: u64,
-    pub(super) desks: HashMap<Arc<str>, Desk>,
+/// The workers, and what is placed on them.
+#[derive(Debug, Default)]
+pub(super) struct Planner {
     nodes: Vec<Node>,
     index: HashMap<Arc<str>, usize>,
     used: Vec<u64>,
     places: HashMap<SegmentId, Placed>,
+    /// When a worker was alive last.
     seen: HashMap<Arc<str>, Instant>,
 }
 
-impl Plans {
-    pub(super) fn new(first_version: u64) -> Self {
-        Self {
-            first_version,
-            desks: HashMap::new(),
-            nodes: Vec::new(),
-            index: HashMap::new(),
-            used: Vec::new(),
-            places: HashMap::new(),
-            seen: HashMap::new(),
-        }
-    }
-
-    /// The desk of a worker, made at its first mention.
-    pub(super) fn desk(&mut self, name: &str) -> &mut Desk {
-        if !self.desks.contains_key(name) {
-            self.desks.insert(name.into(), Desk::new(self.first_version));
-        }
-        self.desks.get_mut(name).expect("inserted just above")
-    }
-
-    pub(super) fn knows(&self, name: &str) -> bool {
-        self.desks.contains_key(name)
-    }
-
-    /// Workers that are to hold `id`, and what of it.
-    pub(super) fn assigned<'a>(
-        &'a self,
-        id: &'a SegmentId,
-    ) -> impl Iterator<Item = (&'a Arc<str>, &'a AssignedSegment)> {
-        let workers = self.places.get(id).map(|placed| placed.workers.as_slice()).unwrap_or_default();
-        workers.iter().filter_map(|worker| self.desks.get(worker)?.held(id).map(|held| (worker, held)))
-    }
-
-    /// Takes up which workers there are; `true` if that may change places.
+impl Planner {
+    /// Takes up which workers there are, with what is `taken` of each; `true` if that may change places.
     pub(super) fn set_nodes(
         &mut self,
         live: &[HotWorker],
         draining: &[bool],
+        taken: &[u64],
         rules: &CopyRules,
-        manifests: &Manifests,
-        state: &State,
         now: Instant,
     ) -> bool {
-        for worker in live {
-            self.seen.insert(worker.name.clone(), now);
-            self.desk(&worker.name);
-        }
-        let mut nodes: Vec<Node> = live
-            .iter()
-            .zip(draining)
-            .map(|(worker, draining)| Node {
-                name: worker.name.clone(),
-                seed: WorkerSeed::of(&worker.name),
-                quota: worker.report.quota_bytes,
-                taken: self.taken(&worker.name, manifests),
-                zone: rules.zones.get(&*worker.name).map(|zone| zone.as_str().into()),
-                intake: match (*draining, worker.report.full) {
-                    (true, _) => Intake::Gone,
-                    (false, true) => Intake::Closed,
-                    (false, false) => Intake::Open,
-                },
-            })
-            .collect();
+        let alive = live.iter().zip(draining).zip(taken).map(|((worker, draining), taken)| Node {
+            name: worker.name.clone(),
+            seed: WorkerSeed::of(&worker.name),
+            quota: steady(worker.report.quota_bytes),
+            taken: *taken,
+            zone: rules.zones.get(&*worker.name).map(|zone| zone.as_str().into()),
+            intake: match (*draining, worker.report.full) {
+                (true, _) => Intake::Gone,
+                (false, true) => Intake::Closed,
+                (false, false) => Intake::Open,
+            },
+        });
+        let mut nodes: Vec<Node> = alive.collect();
+        self.seen.extend(live.iter().map(|worker| (worker.name.clone(), now)));
+        self.seen.retain(|_, seen| now < *seen + rules.grace);
         // A worker that restarts must not make its share move twice.
         for node in &self.nodes {
             let silent = live.iter().all(|worker| worker.name != node.name);
-            let in_grace = self.seen.get(&node.name).is_some_and(|seen| now < *seen + rules.grace);
-            if silent && in_grace && node.intake != Intake::Gone && !state.ledger().is_draining(&node.name) {
+            if silent && self.seen.contains_key(&node.name) && node.intake != Intake::Gone {
                 nodes.push(Node { intake: Intake::Closed, ..node.clone() });
             }
         }
@@ -130,87 +86,95 @@ impl Plans {
         changed
     }
 
-    /// Bytes on a worker that are written there, or kept, without being placed there.
-    fn taken(&self, name: &str, manifests: &Manifests) -> u64 {
-        let held = |id: &SegmentId| self.desks.get(name).is_some_and(|desk| desk.held(id).is_some());
-        let own = manifests.writable(name).filter(|(id, _)| !held(id));
-        own.filter_map(|(id, _)| manifests.copy(name, id)).map(|copy| copy.size()).sum()
-    }
-
-    /// Places everything anew. `ids` in an order that does not change.
-    pub(super) fn place_all(&mut self, ids: &[SegmentId], wish: impl Fn(&SegmentId) -> Option<Wished>) {
+    /// Places everything anew. `ids` in an order that does not change. `set`: tells workers to hold a
+    /// segment, or not to.
+    pub(super) fn place_all(
+        &mut self,
+        ids: &[SegmentId],
+        wish: impl Fn(&SegmentId) -> Option<Wished>,
+        set: impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
+    ) {
         self.used.fill(0);
         let mut former = std::mem::take(&mut self.places);
         for id in ids {
-            let before = former.remove(id).map(|placed| placed.workers).unwrap_or_default();
-            self.place(id, wish(id), &before);
+            let before = former.remove(id);
+            self.place(id, wish(id), before, &set);
         }
         for (id, placed) in former {
-            self.place(&id, None, &placed.workers);
-        }
-        for desk in self.desks.values_mut() {
-            desk.reconsider_all();
+            set(&id, &placed.workers, None);
         }
     }
 
     /// Places one segment anew; the others stay where they are.
-    pub(super) fn place_one(&mut self, id: &SegmentId, wished: Option<Wished>) {
-        let before = match self.places.remove(id) {
-            Some(placed) => {
-                for worker in &placed.workers {
-                    if let Some(&node) = self.index.get(worker) {
-                        self.used[node] = self.used[node].saturating_sub(placed.size);
-                    }
-                }
-                placed.workers
+    pub(super) fn place_one(
+        &mut self,
+        id: &SegmentId,
+        wished: Option<Wished>,
+        set: impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
+    ) {
+        let before = self.places.remove(id);
+        for worker in before.iter().flat_map(|placed| &placed.workers) {
+            if let (Some(&node), Some(placed)) = (self.index.get(worker), &before) {
+                self.used[node] = self.used[node].saturating_sub(placed.facts.size);
             }
-            None => Vec::new(),
-        };
-        self.place(id, wished, &before);
+        }
+        self.place(id, wished, before, &set);
     }
 
-    fn place(&mut self, id: &SegmentId, wished: Option<Wished>, before: &[Arc<str>]) {
+    fn place(
+        &mut self,
+        id: &SegmentId,
+        wished: Option<Wished>,
+        before: Option<Placed>,
+        set: &impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
+    ) {
+        let former_workers = before.as_ref().map(|placed| placed.workers.as_slice()).unwrap_or_default();
         let mut workers = Vec::new();
         if let Some(wished) = wished {
             let facts = wished.located.facts;
             let pins: Vec<usize> =
                 wished.pins.iter().filter_map(|name| self.index.get(name.as_str()).copied()).collect();
-            let former: Vec<usize> = before.iter().filter_map(|name| self.index.get(name).copied()).collect();
+            let former: Vec<usize> =
+                former_workers.iter().filter_map(|name| self.index.get(name).copied()).collect();
             let wish = Wish { id, size: facts.size, copies: wished.copies, pins: &pins, former: &former };
             let chosen = place(wish, &self.nodes, &mut self.used);
             workers.extend(chosen.into_iter().map(|node| self.nodes[node].name.clone()));
-            let segment = AssignedSegment {
-                id: id.to_string(),
-                path: id.path_in(&wished.located.directory),
-                generation: facts.generation.to_string(),
-                size: facts.size,
-            };
-            for worker in &workers {
-                self.desk(worker).set(id, Some(segment.clone()));
+            if before.as_ref().is_none_or(|placed| placed.facts != facts || placed.workers != workers) {
+                let segment = AssignedSegment {
+                    id: id.to_string(),
+                    path: id.path_in(&wished.located.directory),
+                    generation: facts.generation.to_string(),
+                    size: facts.size,
+                };
+                set(id, &workers, Some(&segment));
             }
-            self.places.insert(id.clone(), Placed { size: facts.size, workers: workers.clone() });
+            self.places.insert(id.clone(), Placed { facts, workers: workers.clone() });
         }
-        for worker in before.iter().filter(|worker| !workers.contains(worker)) {
-            self.desk(worker).set(id, None);
+        let gone: Vec<Arc<str>> =
+            former_workers.iter().filter(|worker| !workers.contains(worker)).cloned().collect();
+        if !gone.is_empty() {
+            set(id, &gone, None);
         }
     }
+}
 
-    /// Forgets workers that were silent for an hour.
-    pub(super) fn forget(&mut self, now: Instant, is_live: impl Fn(&str) -> bool) {
-        for name in self.desks.keys() {
-            if !self.seen.contains_key(name) {
-                self.seen.insert(name.clone(), now);
-            }
+/// A quota rounded down, by less than 2 %: one that follows the disk's free space must not make
+/// everything be placed anew with each heartbeat.
+fn steady(quota: u64) -> u64 {
+    let drop_bits = (u64::BITS - quota.leading_zeros()).saturating_sub(7);
+    quota >> drop_bits << drop_bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::steady;
+
+    #[test]
+    fn quotas_are_rounded_down_a_little() {
+        for quota in [0, 1, 99, 127, 128, 1000, 123_456_789, u64::MAX] {
+            let rounded = steady(quota);
+            assert!(rounded <= quota && quota - rounded <= quota / 64, "{quota} {rounded}");
         }
-        let gone: Vec<Arc<str>> = self
-            .seen
-            .iter()
-            .filter(|(name, seen)| !is_live(name) && now >= **seen + FORGET_AFTER)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in gone {
-            self.seen.remove(&name);
-            self.desks.remove(&name);
-        }
+        assert_eq!(steady(1_000_000_000), steady(1_000_900_000));
     }
 }

@@ -1,6 +1,10 @@
 //! What one hot worker is to hold, versioned, so that it is told only what changed.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     api::hot::{AssignedSegment, Assignment},
@@ -9,6 +13,73 @@ use crate::{
 
 /// Changes remembered; a worker that is further behind is told all.
 const LOG_MAX: usize = 10_000;
+
+/// A worker that was silent for so long is forgotten, with what it said and was given.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
+
+/// The assignments of all workers.
+#[derive(Debug)]
+pub(super) struct Desks {
+    first_version: u64,
+    desks: HashMap<Arc<str>, Desk>,
+    /// When a worker was alive last, or was first heard of.
+    seen: HashMap<Arc<str>, Instant>,
+}
+
+impl Desks {
+    /// `first_version`: above every one of the gateway's earlier starts.
+    pub(super) fn new(first_version: u64) -> Self {
+        Self { first_version, desks: HashMap::new(), seen: HashMap::new() }
+    }
+
+    /// The desk of a worker, made at its first mention.
+    pub(super) fn of(&mut self, worker: &str) -> &mut Desk {
+        if !self.desks.contains_key(worker) {
+            self.desks.insert(worker.into(), Desk::new(self.first_version));
+        }
+        self.desks.get_mut(worker).expect("inserted just above")
+    }
+
+    pub(super) fn knows(&self, worker: &str) -> bool {
+        self.desks.contains_key(worker)
+    }
+
+    /// Whether `worker` is to hold `id`.
+    pub(super) fn holds(&self, worker: &str, id: &SegmentId) -> bool {
+        self.desks.get(worker).is_some_and(|desk| desk.hold.contains_key(id))
+    }
+
+    /// Number of segments that `worker` is to hold.
+    pub(super) fn count(&self, worker: &str) -> u64 {
+        self.desks.get(worker).map_or(0, |desk| desk.hold.len() as u64)
+    }
+
+    /// Workers that are to hold `id`, and what of it.
+    pub(super) fn holding<'a>(
+        &'a self,
+        id: &'a SegmentId,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a AssignedSegment)> {
+        self.desks.iter().filter_map(|(worker, desk)| desk.hold.get(id).map(|held| (worker, held)))
+    }
+
+    /// What kept workers from giving something up may have gone.
+    pub(super) fn reconsider_all(&mut self) {
+        for desk in self.desks.values_mut().filter(|desk| !desk.pending.is_empty()) {
+            desk.version += 1;
+        }
+    }
+
+    /// Forgets workers that were silent for an hour.
+    pub(super) fn forget(&mut self, now: Instant, is_live: impl Fn(&str) -> bool) {
+        for worker in self.desks.keys() {
+            if is_live(worker) || !self.seen.contains_key(worker) {
+                self.seen.insert(worker.clone(), now);
+            }
+        }
+        self.seen.retain(|_, seen| now < *seen + FORGET_AFTER);
+        self.desks.retain(|worker, _| self.seen.contains_key(worker));
+    }
+}
 
 /// The assignment of one worker.
 #[derive(Debug)]
@@ -37,14 +108,6 @@ impl Desk {
 
     pub(super) fn version(&self) -> u64 {
         self.version
-    }
-
-    pub(super) fn hold_count(&self) -> usize {
-        self.hold.len()
-    }
-
-    pub(super) fn held(&self, id: &SegmentId) -> Option<&AssignedSegment> {
-        self.hold.get(id)
     }
 
     /// `segment` is to be held from now on in this way, or not any more.
@@ -84,13 +147,6 @@ impl Desk {
     /// What kept the worker from giving `id` up may have gone.
     pub(super) fn reconsider(&mut self, id: &SegmentId) {
         if self.pending.contains_key(id) {
-            self.version += 1;
-        }
-    }
-
-    /// The same of everything.
-    pub(super) fn reconsider_all(&mut self) {
-        if !self.pending.is_empty() {
             self.version += 1;
         }
     }

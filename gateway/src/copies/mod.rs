@@ -11,18 +11,18 @@ mod manifests;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use self::{assign::Plans, manifests::Manifests};
+use self::{assign::Planner, desk::Desks, manifests::Manifests};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{Assignment, CopyState, HotReport, Manifest, ManifestAnswer},
+        hot::{AssignedSegment, Assignment, CopyState, HotReport, Manifest, ManifestAnswer, Token},
         types::CopyInfo,
     },
     registry::{
@@ -55,17 +55,20 @@ pub struct CopyRules {
     pub zones: BTreeMap<String, String>,
 }
 
-/// Manifests and assignments of all hot workers. One lock: each call holds it for as long as what it
-/// changes takes.
+/// Manifests and assignments of all hot workers.
+///
+/// Two locks, taken in this order: the planner's, held while places are computed, which takes as long as
+/// what is raised times the workers; and that of what workers and queries ask for, held for moments.
 pub struct Copies {
     state: Arc<State>,
     rules: CopyRules,
+    planner: Mutex<Planner>,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     manifests: Manifests,
-    plans: Plans,
+    desks: Desks,
 }
 
 /// A copy that answers queries.
@@ -85,15 +88,15 @@ impl Copies {
     /// No worker has said anything yet.
     pub fn new(state: Arc<State>, rules: CopyRules) -> Self {
         let first_version = state.meta().epoch << 32;
-        let inner = Inner { manifests: Manifests::default(), plans: Plans::new(first_version) };
-        Self { state, rules, inner: Mutex::new(inner) }
+        let inner = Inner { manifests: Manifests::default(), desks: Desks::new(first_version) };
+        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner) }
     }
 
     /// What a heartbeat of a hot worker is answered with: version of its assignment, and of its manifest
     /// here. Costs the same whatever it holds.
     pub fn beat(&self, name: &str, epoch: u64) -> (u64, Option<u64>) {
         let mut inner = self.inner.lock();
-        (inner.plans.desk(name).version(), inner.manifests.version(name, epoch))
+        (inner.desks.of(name).version(), inner.manifests.version(name, epoch))
     }
 
     /// Takes up a manifest.
@@ -104,44 +107,30 @@ impl Copies {
         let Some(changed) = inner.manifests.apply(name, manifest, segments) else {
             return Ok(ManifestAnswer { send_all: true, fenced: Vec::new() });
         };
-        let ledger = self.state.ledger();
-        let mut fenced = Vec::new();
         for id in &changed {
             // What another worker gives up may have waited for this copy.
             for (worker, _) in inner.manifests.copies(id) {
                 if &**worker != name {
-                    inner.plans.desk(worker).reconsider(id);
+                    inner.desks.of(worker).reconsider(id);
                 }
             }
-            let entry = inner.manifests.copy(name, id);
-            if let Some(token) = entry.and_then(|entry| entry.token)
-                && ledger.damage(id).is_none()
-                && ledger.lock(id).is_none_or(|lock| lock.token != token || lock.worker != name)
-            {
-                fenced.push(id.to_string());
-            }
-            inner.plans.desk(name).reported(id, entry.is_some());
+            inner.desks.of(name).reported(id, inner.manifests.copy(name, id).is_some());
         }
+        // Not only of those that changed: a lock may have been taken from it since.
+        let ledger = self.state.ledger();
+        let is_old = |id: &SegmentId, token: Token| {
+            let lock = ledger.lock(id);
+            ledger.damage(id).is_none() && lock.is_none_or(|lock| lock.token != token || lock.worker != name)
+        };
+        let writable = inner.manifests.writable(name).filter(|(id, token)| is_old(id, *token));
+        let mut fenced: Vec<String> = writable.map(|(id, _)| id.to_string()).collect();
+        fenced.sort_unstable();
         Ok(ManifestAnswer { send_all: false, fenced })
     }
 
     /// The highest token in a manifest.
-    pub fn highest_token(manifest: &Manifest) -> Option<u64> {
+    pub fn highest_token(manifest: &Manifest) -> Option<Token> {
         manifest.segments.iter().filter_map(|segment| segment.token).max()
-    }
-
-    /// Segments that `name` says it can write under another token than the lock's, in all of its manifest.
-    pub fn fenced(&self, name: &str) -> Vec<SegmentId> {
-        let inner = self.inner.lock();
-        let ledger = self.state.ledger();
-        let writable = inner.manifests.writable(name);
-        writable
-            .filter(|(id, token)| {
-                ledger.damage(id).is_none()
-                    && ledger.lock(id).is_none_or(|lock| lock.token != *token || lock.worker != name)
-            })
-            .map(|(id, _)| id.clone())
-            .collect()
     }
 
     /// What `name` should hold, as far as it has not been told: `since` is the version that it has.
@@ -150,7 +139,7 @@ impl Copies {
         let inner = &mut *inner;
         let manifests = &inner.manifests;
         let may_go = |id: &SegmentId| self.may_go(manifests, name, id, live);
-        inner.plans.desk(name).tell(since, may_go, |id| manifests.copy(name, id).is_some())
+        inner.desks.of(name).tell(since, may_go, |id| manifests.copy(name, id).is_some())
     }
 
     /// Whether `name` may give its copy of `id` up now.
@@ -185,7 +174,7 @@ impl Copies {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         for (worker, _) in inner.manifests.copies(id) {
-            inner.plans.desk(worker).reconsider(id);
+            inner.desks.of(worker).reconsider(id);
         }
     }
 
@@ -218,7 +207,7 @@ impl Copies {
         for (worker, entry) in inner.manifests.copies(id) {
             infos.insert(worker, entry.info(worker, is_live(worker)));
         }
-        for (worker, segment) in inner.plans.assigned(id) {
+        for (worker, segment) in inner.desks.holding(id) {
             infos.entry(worker).or_insert_with(|| CopyInfo {
                 worker: worker.to_string(),
                 live: is_live(worker),
@@ -237,44 +226,58 @@ impl Copies {
     /// Workers that are to hold `id`.
     pub fn assigned(&self, id: &SegmentId) -> Vec<String> {
         let inner = self.inner.lock();
-        let mut names: Vec<String> = inner.plans.assigned(id).map(|(worker, _)| worker.to_string()).collect();
+        let mut names: Vec<String> = inner.desks.holding(id).map(|(worker, _)| worker.to_string()).collect();
         names.sort();
         names
     }
 
     /// Number of segments that `worker` is to hold.
     pub fn assigned_count(&self, worker: &str) -> u64 {
-        self.inner.lock().plans.desks.get(worker).map_or(0, |desk| desk.hold_count() as u64)
+        self.inner.lock().desks.count(worker)
     }
 
-    /// Places again what moved, and everything if the workers did. Cheap if nothing did; otherwise it
-    /// costs what is raised times the workers.
+    /// Places again what moved, and everything if the workers did. Costs little if nothing did, otherwise
+    /// what is raised times the workers: not for a thread that serves requests.
     pub fn refresh(&self, live: &[HotWorker], now: Instant) {
+        let mut planner = self.planner.lock();
         let moved = self.state.take_moved();
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
         let draining: Vec<bool> = {
             let ledger = self.state.ledger();
             live.iter().map(|worker| ledger.is_draining(&worker.name)).collect()
         };
-        let nodes_changed =
-            inner.plans.set_nodes(live, &draining, &self.rules, &inner.manifests, &self.state, now);
-        if nodes_changed {
+        let taken: Vec<u64> = {
+            let inner = self.inner.lock();
+            live.iter().map(|worker| inner.taken(&worker.name)).collect()
+        };
+        let changes = planner.set_nodes(live, &draining, &taken, &self.rules, now);
+        let set = |id: &SegmentId, workers: &[Arc<str>], segment: Option<&AssignedSegment>| {
+            let mut inner = self.inner.lock();
+            for worker in workers {
+                inner.desks.of(worker).set(id, segment.cloned());
+            }
+        };
+        if changes {
             let wished: Vec<SegmentId> = self.state.ledger().wished().cloned().collect();
-            inner.plans.place_all(&wished, |id| self.wish(id));
+            planner.place_all(&wished, |id| self.wish(id), set);
         } else {
             for id in &moved {
-                inner.plans.place_one(id, self.wish(id));
+                planner.place_one(id, self.wish(id), set);
             }
+        }
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if changes {
+            // Who lives decides what may be given up.
+            inner.desks.reconsider_all();
         }
         for id in moved {
             for (worker, _) in inner.manifests.copies(&id) {
-                inner.plans.desk(worker).reconsider(&id);
+                inner.desks.of(worker).reconsider(&id);
             }
         }
-        let known: HashMap<&str, ()> = live.iter().map(|worker| (&*worker.name, ())).collect();
-        inner.plans.forget(now, |name| known.contains_key(name));
-        inner.manifests.forget(|name| inner.plans.knows(name));
+        let live: HashSet<&str> = live.iter().map(|worker| &*worker.name).collect();
+        inner.desks.forget(now, |name| live.contains(name));
+        inner.manifests.forget(|name| inner.desks.knows(name));
     }
 
     /// What is wished for `id`, and where it lies; `None`: nothing, or it is not in the store.
@@ -292,5 +295,13 @@ impl Copies {
         }
         let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
         Some(assign::Wished { copies, pins, located })
+    }
+}
+
+impl Inner {
+    /// Bytes on a worker that are written there without being assigned to it.
+    fn taken(&self, worker: &str) -> u64 {
+        let own = self.manifests.writable(worker).filter(|(id, _)| !self.desks.holds(worker, id));
+        own.filter_map(|(id, _)| self.manifests.copy(worker, id)).map(|copy| copy.size()).sum()
     }
 }

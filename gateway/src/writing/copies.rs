@@ -1,6 +1,6 @@
 //! Wishes for hot copies: raise, lower, pins, draining workers.
 
-use tokio::time::Instant;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::Writing;
 use crate::{
@@ -78,7 +78,7 @@ impl Writing {
             Ok(Amendment::ledger(entries(ledger.pins(&segment).unwrap_or(&none)), ()))
         })
         .await?;
-        self.place_copies();
+        self.place_copies().await;
         let assigned = self.routing.copies.assigned(id);
         let ledger = self.state.ledger();
         Ok(RaiseAnswer {
@@ -100,7 +100,7 @@ impl Writing {
             })
         })
         .await?;
-        self.place_copies();
+        self.place_copies().await;
         let locks = self.state.ledger().lock_count(worker);
         Ok(DrainAnswer {
             worker: worker.to_owned(),
@@ -111,8 +111,11 @@ impl Writing {
     }
 
     /// Brings the assignments up to date.
-    pub(crate) fn place_copies(&self) {
+    pub(crate) async fn place_copies(&self) {
         let now = Instant::now().into_std();
-        self.routing.copies.refresh(&self.routing.workers.hot_workers(now), now);
+        let (copies, live) = (self.routing.copies.clone(), self.routing.workers.hot_workers(now));
+        if let Err(error) = spawn_blocking(move || copies.refresh(&live, now)).await {
+            tracing::error!(%error, "copies could not be placed");
+        }
     }
 }

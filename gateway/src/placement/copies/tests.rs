@@ -103,10 +103,13 @@ fn zones_differ_as_long_as_there_are_some() {
     assert!(placed(50, 1, 4, &nodes).iter().all(|places| places.len() == 4), "more copies than zones");
 }
 
+/// Number, size, copies, pins, former places.
+type Segment = (usize, u64, usize, Vec<usize>, Vec<usize>);
+
 #[derive(Debug, Clone)]
 struct Case {
     nodes: Vec<Node>,
-    segments: Vec<(usize, u64, usize, Vec<usize>, Vec<usize>)>,
+    segments: Vec<Segment>,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -130,7 +133,9 @@ fn cases() -> impl Strategy<Value = Case> {
             .enumerate()
             .map(|(n, seed)| {
                 let pick = |shift: u32, every: u64| {
-                    (0..count).filter(|k| (seed >> shift).rotate_right(*k as u32) % every == 0).collect()
+                    (0..count)
+                        .filter(|k| (seed >> shift).rotate_right(*k as u32).is_multiple_of(every))
+                        .collect()
                 };
                 (n, seed % 50, (seed >> 8) as usize % 4, pick(16, 7), pick(32, 3))
             })

@@ -29,7 +29,7 @@ fn lock(token: Token, worker: u8) -> Lock {
         schema: "default".into(),
         directory: "/é".into(),
         base: Some(Generation([worker; 16])),
-        ready: worker % 2 == 0,
+        ready: worker.is_multiple_of(2),
         untold: (worker == 3).then_some((Generation([9; 16]), 7)),
     }
 }
@@ -41,7 +41,7 @@ fn intent(token: Token) -> Intent {
         temporary: "/a.sqlite._COPYING_.1".into(),
         path: "/a.sqlite".into(),
         expected: None,
-        uploaded: (token % 2 == 0).then_some(uploaded),
+        uploaded: token.is_multiple_of(2).then_some(uploaded),
     }
 }
 
@@ -50,7 +50,7 @@ fn tombstone(token: Token) -> Tombstone {
         token,
         directory: "/".into(),
         since_ms: 1,
-        done_ms: (token % 2 == 0).then_some(2),
+        done_ms: token.is_multiple_of(2).then_some(2),
         generation: Some(Generation([1; 16])),
     }
 }

@@ -92,7 +92,7 @@ async fn a_copy_of_another_generation_is_not_asked() {
     home.send("POST", "/v1/discovery", json!({})).await;
     assert_eq!(code(&home.query("1001").await), (503, "warming"), "the copy is stale");
     // The new generation is assigned, as a change, as soon as it is known.
-    home.gateway.core().writing.place_copies();
+    home.gateway.core().writing.place_copies().await;
     let now = assignment(&home, holder, Some(before.version)).await;
     assert_eq!((now.base, now.hold[0].size), (Some(before.version), 20));
     fetch(&home, holder, "1001");
@@ -206,7 +206,7 @@ async fn the_last_copies_stay_until_others_live() {
     let c = FakeHot::new("h2", &home.store);
     home.gateway.attach_local("h2", c.router());
     home.beat(&c, report(1000)).await;
-    home.gateway.core().writing.place_copies();
+    home.gateway.core().writing.place_copies().await;
     assert_eq!(held(&assignment(&home, &c, None).await), ["1001"]);
     let version = home.beat(&a, report(1000)).await.assignment_version;
     fetch(&home, &c, "1001");
@@ -242,7 +242,7 @@ async fn pins_hold_whatever_placement_says() {
         assert!(answer["assigned"].as_array().expect("a list").contains(&json!(worker)), "{answer}");
     }
     home.restart().await;
-    home.gateway.core().writing.place_copies();
+    home.gateway.core().writing.place_copies().await;
     for worker in &home.workers {
         assert_eq!(held(&assignment(&home, worker, None).await), ["1001"]);
     }
@@ -262,13 +262,13 @@ async fn a_dead_workers_share_goes_elsewhere_after_a_grace() {
         tokio::time::advance(Duration::from_secs(10)).await;
         home.beat(&other, report(1000)).await;
     }
-    home.gateway.core().writing.place_copies();
+    home.gateway.core().writing.place_copies().await;
     assert_eq!(held(&assignment(&home, &other, None).await), Vec::<&str>::new(), "it may only restart");
     for _ in 0..6 {
         tokio::time::advance(Duration::from_secs(10)).await;
         home.beat(&other, report(1000)).await;
     }
-    home.gateway.core().writing.place_copies();
+    home.gateway.core().writing.place_copies().await;
     assert_eq!(held(&assignment(&home, &other, None).await), ["1001"]);
 }
 
