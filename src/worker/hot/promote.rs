@@ -117,11 +117,9 @@ impl Hot {
         let under =
             Under { hot: self, segment, file: self.data.outgoing(&segment.id), stop: Arc::clone(&stop) };
         // It takes as much room as the segment, for a while.
-        let room = self
-            .room
-            .take(&self.data, segment.state.lock().size)
-            .map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
-        under.at("copying", 0, segment.state.lock().size);
+        let size = segment.state.lock().size;
+        let room = self.room.take(&self.data, size).map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
+        under.at("copying", 0, size);
         let (database, target, limits) =
             (self.data.segment(&segment.id), under.file.clone(), self.write.limits.clone());
         let copied = blocking(move || prepare(&database, &target, base, field, &stop, &limits)).await;
