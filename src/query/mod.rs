@@ -40,4 +40,4 @@ pub use self::{
 };
 
 #[cfg(test)]
-pub(crate) use self::tests::make_database as make_test_database;
+pub(crate) use self::tests::{make_database as make_test_database, test_numbers};

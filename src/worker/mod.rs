@@ -175,9 +175,8 @@ impl Worker {
         if tokio::time::timeout(RELEASE_MAX, self.lease).await.is_err() {
             abort.abort();
         }
-        drop(self.loops);
         if let Some(hot) = &self.hot {
-            hot.shutdown().await;
+            hot.shutdown(self.loops).await;
         }
         self.service.engine.shutdown(self.grace).await;
         if let Some(watcher) = self.watcher {

@@ -180,6 +180,15 @@ pub(crate) fn make_database(path: &Path, sql: &str) {
     connection.execute_batch(sql).expect(sql);
 }
 
+/// The first column of what `sql` gives on the database at `path`.
+pub(crate) fn test_numbers(path: &Path, sql: &str) -> Vec<i64> {
+    init().expect("SQLite fits");
+    let connection = rusqlite::Connection::open(path).expect("a database");
+    let mut statement = connection.prepare(sql).expect(sql);
+    let rows = statement.query_map([], |row| row.get(0)).expect(sql);
+    rows.map(|row| row.expect("a number")).collect()
+}
+
 pub(super) fn query(path: &str, sql: &str) -> Query {
     Query {
         path: path.into(),

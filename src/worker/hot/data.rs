@@ -112,6 +112,10 @@ impl Data {
     /// Moves the copy of `id`, with its log, to `kept` under `name`; again if it was begun before.
     pub(super) fn move_to_kept(&self, id: &SegmentId, name: &str) -> io::Result<()> {
         let (from, to) = (self.segment(id), self.kept(name));
+        let log = with_ending(&from, "-wal");
+        if log.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            remove(&log)?; // everything is in the database
+        }
         for ending in ["", "-wal"] {
             match fs::rename(with_ending(&from, ending), with_ending(&to, ending)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -33,7 +33,7 @@ impl Hot {
             }
             let incoming = copy.clone();
             segment
-                .change_record(data, |record| (record.copy, record.incoming) = (None, Some(incoming)))
+                .write_record(data, |record| (record.copy, record.incoming) = (None, Some(incoming)))
                 .map_err(of_disk)?;
             failpoint::hit("copy.before_rename");
             data.make_way(id).map_err(of_disk)?;
@@ -42,7 +42,10 @@ impl Hot {
                 let mut state = segment.state.lock();
                 data.put_in_place(id).map_err(of_disk)?;
                 let plain = copy.checksum.is_some();
+                let before = std::mem::replace(&mut state.size, copy.size);
+                hot.room.change(before, copy.size);
                 state.open = Some(OpenCopy::new(copy.change));
+                state.record.copy = Some(copy.clone());
                 state.verified = plain;
                 state.refused = None;
                 state.unpromoted_since_ms = None;
@@ -68,7 +71,6 @@ impl Hot {
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
-            hot.close_connections(&segment);
             let (token, change, promoted) = {
                 let state = segment.state.lock();
                 let copy = state.record.copy.as_ref();
@@ -99,7 +101,6 @@ impl Hot {
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
-            hot.close_connections(&segment);
             hot.data.remove_segment(&segment.id).map_err(of_disk)?;
             hot.data.remove_part(&segment.id).map_err(of_disk)?;
             let fence = segment.state.lock().record.fence;

@@ -48,6 +48,8 @@ mod room;
 mod segment;
 mod settings;
 mod tend;
+#[cfg(test)]
+mod tests;
 
 pub use self::settings::HotSettings;
 use self::{
@@ -229,18 +231,23 @@ impl Hot {
         let opening = segment.opening.lock().await;
         let writer = segment.state.lock().writer.take();
         if let Some(writer) = writer {
+            // Before the writer: the last one that closes a database leaves no log.
+            self.close_connections(segment);
             writer.close().await;
         }
         opening
     }
 
     /// Finishes writes, closes databases. Nothing may be asked of it afterwards.
-    pub(super) async fn shutdown(&self) {
+    pub(super) async fn shutdown(&self, loops: Option<Loops>) {
         self.stopping.store(true, Relaxed);
         self.queue.close();
         let segments: Vec<_> = self.segments.read().values().cloned().collect();
         for segment in &segments {
             segment.state.lock().stop_work();
+        }
+        if let Some(loops) = loops {
+            loops.end().await;
         }
         let writing = segments.iter().filter(|segment| segment.state.lock().writer.is_some());
         futures::future::join_all(writing.map(|segment| self.close_writer(segment))).await;

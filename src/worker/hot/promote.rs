@@ -138,9 +138,12 @@ impl Hot {
         let under =
             Under { hot: self, segment, file: self.data.outgoing(&segment.id), stop: Arc::clone(&stop) };
         // A copy, and one that is laid out anew beside it.
-        let bytes = segment.state.lock().size.saturating_mul(2);
-        let room = self.room.take(&self.data, bytes).map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
-        under.at("copying", 0, segment.state.lock().size);
+        let size = segment.state.lock().size;
+        let room = self
+            .room
+            .take(&self.data, size.saturating_mul(2))
+            .map_err(|why| ApiError::new(ErrorCode::NoRoom, why))?;
+        under.at("copying", 0, size);
         let (database, target, limits) =
             (self.data.segment(&segment.id), under.file.clone(), self.write.limits.clone());
         let copied = blocking(move || prepare(&database, &target, base, field, &stop, &limits)).await;

@@ -121,12 +121,18 @@ impl Segment {
 
     /// Changes the record, on disk first. Blocks for a moment.
     pub(super) fn change_record(&self, data: &Data, change: impl FnOnce(&mut Record)) -> io::Result<()> {
+        let record = self.write_record(data, change)?;
+        self.state.lock().record = record;
+        Ok(())
+    }
+
+    /// Changes the record on disk only: what a restart is to find, while here nothing has changed yet.
+    pub(super) fn write_record(&self, data: &Data, change: impl FnOnce(&mut Record)) -> io::Result<Record> {
         let mut record = self.state.lock().record.clone();
         change(&mut record);
         data.make_shard(&self.id)?;
         record.write(&data.record(&self.id))?;
-        self.state.lock().record = record;
-        Ok(())
+        Ok(record)
     }
 
     /// As `GET /v1/hot/{id}` shows it.

@@ -46,6 +46,9 @@ const LEFTOVERS_AFTER: Duration = Duration::from_secs(600);
 /// The record learns of transactions when there are so many more: it needs to know them to within 2^31.
 const RECORD_EVERY: u64 = 1 << 24;
 
+/// How long a copy may take to stop: a read of the store ends by the store's deadline.
+const END_MAX: Duration = Duration::from_secs(5);
+
 /// Ms since 1970.
 pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -117,7 +120,9 @@ impl Queue {
 
 /// The loops of a worker's hot tier; dropping it ends them.
 pub(in crate::worker) struct Loops {
-    _tasks: JoinSet<()>,
+    /// They change files.
+    copies: JoinSet<()>,
+    others: JoinSet<()>,
 }
 
 impl std::fmt::Debug for Loops {
@@ -135,10 +140,10 @@ impl Loops {
         registrar: Arc<dyn Registrar>,
         lease: watch::Receiver<Option<LeaseAnswer>>,
     ) -> Self {
-        let mut tasks = JoinSet::new();
+        let (mut copies, mut tasks) = (JoinSet::new(), JoinSet::new());
         for _ in 0..hot.settings.copy_parallelism.max(1) {
             let hot = Arc::clone(hot);
-            tasks.spawn(async move {
+            copies.spawn(async move {
                 while let Some(id) = hot.queue.next().await {
                     hot.tend(&id).await;
                 }
@@ -153,7 +158,17 @@ impl Loops {
         tasks.spawn(async move { own.keep_up().await });
         let own = Arc::clone(hot);
         tasks.spawn(async move { own.verify_all().await });
-        Self { _tasks: tasks }
+        Self { copies, others: tasks }
+    }
+
+    /// Ends them: what is in the middle of a change of files ends that, within reason. The queue is
+    /// closed already.
+    pub(in crate::worker) async fn end(mut self) {
+        self.others.shutdown().await;
+        let ended = async { while self.copies.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_MAX, ended).await.is_err() {
+            tracing::warn!("a copy from the store does not end; it is left to be resumed");
+        }
     }
 }
 

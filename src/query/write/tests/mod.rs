@@ -1,7 +1,7 @@
 //! A writer as a whole: against a plain SQLite, many clients at once, restarts, and what is refused.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +16,8 @@ use springhouse_gateway::api::{
 use tempfile::TempDir;
 
 use super::*;
+
+mod kill;
 use crate::query::{QuerySettings, init};
 
 struct Bench {
@@ -34,11 +36,9 @@ impl Bench {
     }
 
     fn with(schema: &str, limits: QuerySettings) -> Self {
-        init().expect("SQLite fits");
         let dir = tempfile::tempdir().expect("a directory");
-        create(&dir.path().join("a.sqlite"), schema, &limits).expect("created");
-        prepare(&dir.path().join("a.sqlite"), 0, &limits).expect("prepared");
-        let (changes, writer) = open(&dir, limits);
+        make(dir.path(), schema, &limits);
+        let (changes, writer) = open(dir.path(), limits);
         Self { dir, changes, writer }
     }
 
@@ -49,7 +49,7 @@ impl Bench {
     /// As after a stop of the process.
     async fn restart(self) -> Self {
         self.writer.close().await;
-        let (changes, writer) = open(&self.dir, limits());
+        let (changes, writer) = open(self.dir.path(), limits());
         Self { dir: self.dir, changes, writer }
     }
 
@@ -71,11 +71,17 @@ impl Bench {
     }
 }
 
-fn open(dir: &TempDir, limits: QuerySettings) -> (Arc<Changes>, Writer) {
+fn make(dir: &Path, schema: &str, limits: &QuerySettings) {
+    init().expect("SQLite fits");
+    create(&dir.join("a.sqlite"), schema, limits).expect("created");
+    prepare(&dir.join("a.sqlite"), 0, limits).expect("prepared");
+}
+
+fn open(dir: &Path, limits: QuerySettings) -> (Arc<Changes>, Writer) {
     let changes = Changes::at(0);
     let writer = Writer::open(
-        dir.path().join("a.sqlite"),
-        dir.path().join("a.keys"),
+        dir.join("a.sqlite"),
+        dir.join("a.keys"),
         7,
         0,
         Arc::clone(&changes),
