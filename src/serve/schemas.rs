@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use springhouse_gateway::SchemaCheck;
+use springhouse_gateway::writing::SchemaCheck;
 use tokio::task::spawn_blocking;
 
 use crate::query::{QuerySettings, write};

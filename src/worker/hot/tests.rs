@@ -58,7 +58,7 @@ impl Registrar for Gateway {
         if !send_all {
             manifests.push(manifest.clone());
         }
-        Ok(ManifestAnswer { send_all })
+        Ok(ManifestAnswer { send_all, fenced: Vec::new() })
     }
 
     async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {
