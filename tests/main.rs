@@ -23,6 +23,7 @@ mod docs;
 mod fstab;
 mod harness;
 mod hostile_sql;
+mod life;
 mod load;
 mod mount_cache;
 mod mount_daemon;
@@ -41,7 +42,8 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 28] = [
+const TESTS: [&[registry::Test]; 29] = [
+    life::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

@@ -24,6 +24,10 @@ pub struct Gateway {
 /// `springhouse worker --tier cold`.
 pub struct Worker {
     process: Process,
+    name: String,
+    args: Vec<String>,
+    /// Of a hot one: where its copies are.
+    data: Option<tempfile::TempDir>,
 }
 
 /// A process with an API, a data directory, and the arguments to start it again.
@@ -126,10 +130,44 @@ impl Worker {
     }
 
     pub fn with(store: &str, gateway: &Gateway, name: &str, args: &[&str]) -> Self {
-        let mut command = springhouse();
-        command.args(["worker", "--tier", "cold", "--store", store, "--worker-name", name]);
-        command.args(["--gateway", gateway.api().base()]).args(args);
-        Self { process: Process::start(&format!("worker {name}"), command) }
+        Self::start("cold", None, store, gateway, name, args)
+    }
+
+    /// Starts a hot worker with a directory of its own for copies.
+    pub fn hot(store: &str, gateway: &Gateway, name: &str) -> Self {
+        let data = super::scratch();
+        let path = data.path().join("copies").display().to_string();
+        Self::start("hot", Some(data), store, gateway, name, &["--copies", &path])
+    }
+
+    fn start(
+        tier: &str,
+        data: Option<tempfile::TempDir>,
+        store: &str,
+        gateway: &Gateway,
+        name: &str,
+        args: &[&str],
+    ) -> Self {
+        let own = ["worker", "--tier", tier, "--store", store, "--worker-name", name];
+        let gateway = ["--gateway", gateway.api().base()];
+        let args: Vec<String> = own.iter().chain(&gateway).chain(args).map(ToString::to_string).collect();
+        let process = run(name, &args, &[]);
+        Self { process, name: name.into(), args, data }
+    }
+
+    /// Starts it again, with its copies, after [`Worker::kill`] or when it ended by itself.
+    pub fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// With these in its environment.
+    pub fn start_again_with(&mut self, environment: &[(&str, &str)]) {
+        self.process = run(&self.name, &self.args, environment);
+    }
+
+    /// Of a hot one: where its copies are.
+    pub fn copies(&self) -> std::path::PathBuf {
+        self.data.as_ref().expect("a hot worker").path().join("copies")
     }
 
     pub fn process(&mut self) -> &mut Process {
@@ -185,6 +223,12 @@ fn start(role: &str, args: &[String]) -> Process {
     let mut command = springhouse();
     command.arg(role).args(args);
     Process::start(role, command)
+}
+
+fn run(name: &str, args: &[String], environment: &[(&str, &str)]) -> Process {
+    let mut command = springhouse();
+    command.args(args).envs(environment.iter().copied());
+    Process::start(&format!("worker {name}"), command)
 }
 
 /// `host:port` that nobody listens on.
