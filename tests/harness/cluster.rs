@@ -136,8 +136,8 @@ impl Worker {
     /// Starts a hot worker with a directory of its own for copies.
     pub fn hot(store: &str, gateway: &Gateway, name: &str) -> Self {
         let data = super::scratch();
-        let path = data.path().join("copies").display().to_string();
-        Self::start("hot", Some(data), store, gateway, name, &["--copies", &path])
+        let path = data.path().join("data").display().to_string();
+        Self::start("hot", Some(data), store, gateway, name, &["--data", &path])
     }
 
     fn start(
@@ -167,7 +167,7 @@ impl Worker {
 
     /// Of a hot one: where its copies are.
     pub fn copies(&self) -> std::path::PathBuf {
-        self.data.as_ref().expect("a hot worker").path().join("copies")
+        self.data.as_ref().expect("a hot worker").path().join("data/hot")
     }
 
     pub fn process(&mut self) -> &mut Process {
