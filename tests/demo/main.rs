@@ -1,4 +1,5 @@
-//! `make demo`: segments in a store, `springhouse serve` over it, and three queries through the gateway.
+//! `make demo`: segments in a store, `springhouse serve` over it, three queries through the gateway, and the
+//! life of a segment that is written.
 //!
 //! `demo [--store file|hdfs] [--size full|small] [--once]`
 
@@ -17,6 +18,7 @@ mod harness;
 
 mod cost;
 mod interrupt;
+mod life;
 mod queries;
 mod screen;
 mod store;
@@ -28,7 +30,7 @@ use harness::{
 };
 
 /// The segments are kept from run to run and the registry is not, so its store looks like another's.
-const ARGUMENTS: [&str; 3] = ["--take-over-store", "--log", "error"];
+const ARGUMENTS: [&str; 5] = ["--take-over-store", "--log", "error", "--tier", "hot,cold"];
 const DISCOVERED_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,8 @@ fn demo(asked: &Asked) -> Result<(), String> {
         interrupt::check()?;
         queries::run(number + 1, query, api, &cost)?;
     }
+    interrupt::check()?;
+    life::run(queries.len() + 1, api, &cost)?;
     screen::title("Try next");
     println!("{}\n", queries::curl(&queries[queries.len() - 1], api.base()));
     if !asked.once {
