@@ -34,8 +34,10 @@ pub fn run(number: usize, api: &Api, meter: &Meter) -> Result<(), String> {
     let schema = "create table page (id integer primary key, url text, status integer);
         create index page_status on page (status)";
     call(api, Method::POST, "/execute", &json!({ "sql": schema }))?;
-    let row =
-        |n: u64| json!([n, format!("https://example.org/{n:08}"), [200, 200, 200, 301, 404][n as usize % 5]]);
+    let row = |n: u64| {
+        let status = [200, 200, 200, 301, 404][n as usize % 5];
+        json!([n, format!("https://example.org/{n:08}"), status])
+    };
     let rows: Vec<Value> = (0..ROWS).map(row).collect();
     let batch = json!({ "statements": [{ "sql": "insert into page values (?, ?, ?)", "rows": rows }] });
     let (_, took) = timed(|| call(api, Method::POST, "/execute", &batch))?;
