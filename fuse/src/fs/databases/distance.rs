@@ -1,4 +1,4 @@
-//! How far away the store is.
+//! How far away the store is: as far as its quickest answers.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ const SMALL_READ_BYTES: usize = 64 << 10;
 /// A store whose reads take longer is far: a round trip costs more than some reads too many.
 const FAR: Duration = Duration::from_millis(3);
 
-/// How long a small read takes, in microseconds; 0: not known yet.
+/// How long a small read or a question takes, in microseconds; 0: not known yet.
 #[derive(Debug, Default)]
 pub(super) struct Distance(AtomicU64);
 
@@ -39,7 +39,7 @@ impl Distance {
     }
 
     /// Down at once, up slowly: one slow read does not make a store far.
-    fn observe(&self, took: Duration) {
+    pub(super) fn observe(&self, took: Duration) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let _ = self.0.fetch_update(Relaxed, Relaxed, |known| {
             Some(if known == 0 || sample < known { sample } else { known + (sample - known) / 8 })
