@@ -199,7 +199,8 @@ impl Databases {
 
     /// The store took so long to answer a question.
     pub(super) fn answered(&self, took: Duration) {
-        self.inner.distance.observe(took);
+        let distance = &self.inner.distance;
+        distance.observe(took, distance.reads());
     }
 
     /// Whether a round trip to the store costs more than some questions and bytes too many.
