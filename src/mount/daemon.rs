@@ -46,6 +46,7 @@ pub fn run(settings: &MountSettings, report: Report) -> Result<(), Failure> {
     let threads = |error: std::io::Error| Failure::new(Exit::Failed, format!("threads: {error}"));
     // Panics of the store's client are caught in threads of this name (see `panics`).
     let io = Builder::new_multi_thread().thread_name("hdfs-io").enable_all().build().map_err(threads)?;
+    store::share_hdfs_runtime(io.handle());
     let outcome = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -73,11 +74,12 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         store::open(&settings.store, &settings.store_options())?
     };
     let check = store.clone();
+    let asked = tokio::time::Instant::now();
     let root = tokio::select! {
         root = io.spawn(async move { check.check_root().await }) => root,
         () = stop.clone().requested() => return Ok(()),
     };
-    root.map_err(|error| Failure::new(Exit::Internal, error))??;
+    let root = root.map_err(|error| Failure::new(Exit::Internal, error))??;
     let dir = prepare(&settings.dir, settings.allow_nonempty).map_err(|error| Failure::mount(&error))?;
     let socket = match &settings.control_socket {
         Some(path) => path.clone(),
@@ -92,7 +94,7 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     };
 
     let fs = FileSystem::new(store.store.clone(), settings.fs.clone(), io.handle().clone())?;
-    let fs = Arc::new(fs.with_users(Arc::new(store.clone())));
+    let fs = Arc::new(fs.with_users(Arc::new(store.clone())).with_root(root, asked));
     recover(&fs, io, settings.fs.deadline).await;
     let options = MountOptions {
         dir: dir.clone(),

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{BlockCache, Purpose, Source, Stream, clamp, flight::Flight};
+use super::{BlockCache, BlockKey, Purpose, Source, Stream, clamp, flight::Flight};
 use crate::error::Result;
 
 /// Ranges closer than this are read together: at the 200-300 MB/s of one connection it costs as long to
@@ -42,14 +42,23 @@ impl BlockCache {
             });
             return futures::future::join_all(reads).await;
         }
-        let runs = coalesce(&ranges, GAP_BYTES, RUN_BYTES_MAX);
+        // A page that somebody has asked for meanwhile came with its block.
+        let here: Vec<_> = ranges.iter().map(|range| self.held(source, range)).collect();
+        let missing: Vec<_> = ranges
+            .iter()
+            .zip(&here)
+            .filter(|(_, here)| here.is_none())
+            .map(|(range, _)| range.clone())
+            .collect();
+        let runs = coalesce(&missing, GAP_BYTES, RUN_BYTES_MAX);
         let reads = runs.iter().map(|run| self.fetch_run(source, run));
         let runs: Vec<_> = runs.iter().zip(futures::future::join_all(reads).await).collect();
         ranges
             .iter()
-            .map(|range| {
-                if range.is_empty() {
-                    return Ok(Bytes::new());
+            .zip(here)
+            .map(|(range, here)| {
+                if let Some(bytes) = here {
+                    return Ok(bytes);
                 }
                 let next = runs.partition_point(|(run, _)| run.start <= range.start);
                 // `coalesce` puts each range into a run; the last that begins before it has it.
@@ -61,6 +70,20 @@ impl BlockCache {
                 Ok(Bytes::copy_from_slice(&bytes[start..end]))
             })
             .collect()
+    }
+
+    /// The bytes of `range` if they lie in one block in RAM, or if there are none.
+    fn held(&self, source: &Source, range: &Range<u64>) -> Option<Bytes> {
+        if range.is_empty() {
+            return Some(Bytes::new());
+        }
+        let blocks = self.blocks_of(range);
+        if blocks.end - blocks.start != 1 {
+            return None;
+        }
+        let block = self.shared.ram.get(&BlockKey { file: source.file, block: blocks.start })?;
+        let start = (range.start - blocks.start * self.settings.block_bytes) as usize;
+        Some(Bytes::copy_from_slice(&block[start..start + (range.end - range.start) as usize]))
     }
 
     /// The bytes of one exact range.

@@ -45,6 +45,7 @@ use self::{
     owners::Owners,
     speculation::Speculation,
     stats::{Stat, Stats},
+    storms::Storms,
 };
 use crate::{
     cache::{BlockCache, CacheSettings, CacheSnapshot, Stream, Tiers},
@@ -80,6 +81,7 @@ mod staged_model;
 #[cfg(test)]
 mod staged_tests;
 mod stats;
+mod storms;
 #[cfg(test)]
 mod tests;
 mod timings;
@@ -158,7 +160,8 @@ pub struct FileSystem {
     recall: AtomicBool,
     callers: Callers,
     inodes: Mutex<InodeTable>,
-    stats: Stats,
+    stats: Arc<Stats>,
+    storms: Arc<Storms>,
     owners: Owners,
     files: Files,
     dirs: Dirs,
@@ -218,6 +221,7 @@ impl FileSystem {
         )?);
         let databases_bytes = if settings.sqlite { division.pinned_bytes } else { 0 };
         let databases = Databases::new(cache.clone(), runtime.clone(), databases_bytes);
+        let speculation = Speculation::new(databases.clone(), runtime.clone());
         let deadlines_passed = prometheus::IntCounter::new(
             "springhouse_mount_deadlines_total",
             "File system operations that ended at the deadline",
@@ -235,13 +239,14 @@ impl FileSystem {
             recall: AtomicBool::new(false),
             callers: Callers::default(),
             inodes: Mutex::default(),
-            stats: Stats::new(division.stats_max),
+            stats: Arc::new(Stats::new(division.stats_max)),
+            storms: Arc::default(),
             owners: Owners::default(),
             files: Files::default(),
             dirs: Dirs::default(),
             cache,
             databases,
-            speculation: Speculation::new(runtime.clone()),
+            speculation,
             division,
             usage: usage::Known::default(),
             write_budget,
@@ -251,6 +256,15 @@ impl FileSystem {
             settings,
             runtime,
         })
+    }
+
+    /// The same, and what the store has just said of its root, asked at `asked`: who opens a file by its
+    /// path has the kernel ask for that first, and need not wait for it once more.
+    #[must_use]
+    pub fn with_root(self, root: Metadata, asked: Instant) -> Self {
+        let (viewer, found) = (self.viewer(Caller::own()), Some(Arc::new(root)));
+        self.stats.put(viewer, Arc::new(StorePath::root()), Stat { found, asked });
+        self
     }
 
     /// The settings it was made with.
@@ -280,6 +294,7 @@ impl FileSystem {
             if let Some(looked) = self.look_up_live(caller, &path).await? {
                 return Ok(looked);
             }
+            self.expect_next_journal(caller, &path).await;
             // Under way before the file is opened on suspicion: that needs the same answer.
             let mut asking = pin!(self.stat(caller, &path));
             let at_once = futures::poll!(asking.as_mut());
@@ -287,7 +302,11 @@ impl FileSystem {
                 Poll::Ready(stat) => stat?,
                 Poll::Pending => {
                     self.speculate(caller, &path);
-                    asking.await?
+                    self.expect_neighbours(caller, &path);
+                    let asked = Instant::now();
+                    let stat = asking.await?;
+                    self.databases.answered(asked.elapsed());
+                    stat
                 }
             };
             let Some(metadata) = stat.found else {

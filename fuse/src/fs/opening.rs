@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::{Caller, FileSystem, NodeKey, files::OpenFile, stale, stats::Stat};
+use super::{Caller, FileSystem, NodeKey, files::OpenFile, speculation::Early, stale, stats::Stat};
 use crate::{
     cache::Source,
     error::{Error, ErrorKind, Result},
@@ -77,24 +77,33 @@ impl FileSystem {
         generation: Generation,
     ) -> Result<Arc<OpenFile>> {
         let viewer = self.viewer(caller);
-        let early = self.early(path, generation).await;
-        let asked = early.as_ref().map_or_else(Instant::now, |(_, asked)| *asked);
-        let known = self.stats.last(viewer, path).filter(|known| known.generation == generation);
-        let reader = match (early, known) {
-            (Some((reader, _)), _) => reader,
-            (None, Some(known)) => {
-                let key = NodeKey { path: path.clone(), generation: Some(generation) };
-                // Where each caller has his own rights, only the store's open says whether he may read.
-                if !self.by_caller() && self.cache.holds(key.digest(), known.len) {
-                    return self.open_cached(caller, store, ino, path, generation).await;
-                }
-                store.open_ahead(path, Some(&known)).await?
+        self.expect_journals(caller, store, path);
+        let (file, asked) = match self.early(path, generation).await {
+            Some((early, asked)) => {
+                // The first bytes of a database are on their way since it was opened.
+                early.confirm().await?;
+                (self.opened_early(ino, early), asked)
             }
-            (None, None) => store.open(path, Some(generation)).await?,
+            None => {
+                let asked = Instant::now();
+                let known = self.stats.last(viewer, path).filter(|known| known.generation == generation);
+                let reader = match known {
+                    Some(known) => {
+                        let key = NodeKey { path: path.clone(), generation: Some(generation) };
+                        // Where each caller has his own rights, only the store's open says whether he may.
+                        if !self.by_caller() && self.cache.holds(key.digest(), known.len) {
+                            return self.open_cached(caller, store, ino, path, generation).await;
+                        }
+                        store.open_ahead(path, Some(&known)).await?
+                    }
+                    None => store.open(path, Some(generation)).await?,
+                };
+                // The first bytes of a database are on their way while this is awaited.
+                let file = self.open_file(ino, path.clone(), reader);
+                file.source.reader.confirm().await?;
+                (file, asked)
+            }
         };
-        // The first bytes of a database are on their way while this is awaited.
-        let file = self.open_file(ino, path.clone(), reader);
-        file.source.reader.confirm().await?;
         let found = Some(Arc::new(file.source.reader.metadata().clone()));
         self.stats.put(viewer, path.clone(), Stat { found, asked });
         Ok(file)
@@ -126,6 +135,12 @@ impl FileSystem {
         Arc::new(OpenFile { ino, key, source, database })
     }
 
+    fn opened_early(&self, ino: u64, early: Early) -> Arc<OpenFile> {
+        let Early { key, source, database, .. } = early;
+        self.cache.name(source.file, key.path.as_str());
+        Arc::new(OpenFile { ino, key, source, database })
+    }
+
     /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
     /// his own rights: the reader would be of another.
     pub(super) fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
@@ -136,15 +151,46 @@ impl FileSystem {
         }
     }
 
-    async fn early(
-        &self,
-        path: &Arc<StorePath>,
-        generation: Generation,
-    ) -> Option<(Arc<dyn Reader>, Instant)> {
+    async fn early(&self, path: &Arc<StorePath>, generation: Generation) -> Option<(Early, Instant)> {
         if self.by_caller() {
             return None;
         }
-        self.speculation.take(path, generation, self.tuning().freshness).await
+        let (early, asked) = self.speculation.take(path, generation, self.tuning().freshness).await?;
+        // What this mount has changed may have the same time and length as what was opened before.
+        (!self.stats.changed_since(asked)).then_some((early, asked))
+    }
+
+    /// The journals of a database that is being opened will be looked up one after the other, once its
+    /// first page was read: by then it is known that there are none. Next door it is not worth the questions
+    /// of those who open databases as immutable.
+    fn expect_journals(&self, caller: Caller, store: &Arc<dyn Store>, path: &Arc<StorePath>) {
+        if self.settings.sqlite && self.databases.is_far() && !self.tuning().freshness.is_zero() {
+            for journal in self.speculation.journals_of(path) {
+                self.stat_ahead(caller, store, journal);
+            }
+        }
+    }
+
+    /// `path` is being looked up: so will be the journal that comes after it, if it is one.
+    pub(super) async fn expect_next_journal(&self, caller: Caller, path: &Arc<StorePath>) {
+        if self.settings.sqlite
+            && self.databases.is_far()
+            && !self.tuning().freshness.is_zero()
+            && let Some(next) = self.speculation.journal_after(path)
+            && let Ok(store) = self.store_of(caller).await
+        {
+            self.stat_ahead(caller, &store, next);
+        }
+    }
+
+    /// Asks for what is at `path`, for whoever asks next.
+    fn stat_ahead(&self, caller: Caller, store: &Arc<dyn Store>, path: Arc<StorePath>) {
+        let (stats, store) = (self.stats.clone(), store.clone());
+        let (viewer, freshness) = (self.viewer(caller), self.tuning().freshness);
+        self.runtime.spawn(async move {
+            // What fails is asked again by whoever needs it.
+            let _ = stats.get(&*store, viewer, &path, freshness).await;
+        });
     }
 }
 

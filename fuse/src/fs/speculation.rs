@@ -1,8 +1,10 @@
-//! Opening files before anybody asks: while a name is looked up, the file behind it may be opened.
+//! Asking the store before anybody asks us: while a name is looked up, the file behind it may be opened,
+//! and while a database is opened, its journals may be looked for.
 //!
 //! Over a network a lookup is one round trip and the open that mostly follows another; together they are
-//! one. Whether opens do follow is learnt by credits: a guess that comes true earns one, one that does
-//! not costs one, so `ls -l` and `find` cost a handful of useless opens and then none.
+//! one. Whether what was guessed does follow is learnt by credits: a guess that comes true earns one, one
+//! that does not costs one, so `ls -l` and `find` cost a handful of useless opens and then none, and those
+//! who open databases as immutable a handful of useless stats.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,7 +15,12 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::Instant};
 
+use super::{
+    NodeKey,
+    databases::{Databases, Slot, looks_like_a_database},
+};
 use crate::{
+    cache::Source,
     error::Result,
     store::{Generation, Reader, Store, StorePath},
 };
@@ -33,29 +40,71 @@ const LISTED: Duration = Duration::from_secs(2);
 /// Listings remembered.
 const LISTED_MAX: usize = 64;
 
-type Open = Shared<BoxFuture<'static, Result<Arc<dyn Reader>>>>;
+/// SQLite asks for both, in this order, whenever it begins to read a database that may change.
+const JOURNALS: [&str; 2] = ["-journal", "-wal"];
+
+type Sure = Shared<BoxFuture<'static, Result<()>>>;
+type Open = Shared<BoxFuture<'static, Result<Early>>>;
+
+/// A file that was opened on suspicion.
+#[derive(Debug, Clone)]
+pub(super) struct Early {
+    pub(super) key: NodeKey,
+    pub(super) source: Source,
+    pub(super) database: Arc<Slot>,
+    /// Ends when it is certain which generation was opened.
+    sure: Sure,
+}
+
+impl Early {
+    /// What `reader` opened. The head of a database begins to be read now, and it begins to be asked which
+    /// generation this is: both take a round trip, and by the time that the kernel comes they may be over.
+    fn begin(databases: &Databases, runtime: &Handle, path: Arc<StorePath>, reader: Arc<dyn Reader>) -> Self {
+        let confirming = reader.clone();
+        let sure = async move { confirming.confirm().await }.boxed().shared();
+        if looks_like_a_database(path.name()) {
+            runtime.spawn(sure.clone());
+        }
+        let key = NodeKey { path, generation: Some(reader.metadata().generation) };
+        let source = Source { file: key.digest(), reader: databases.timed(reader) };
+        let database = databases.open(&source, key.path.name());
+        Self { key, source, database, sure }
+    }
+
+    /// See [`Reader::confirm`].
+    pub(super) async fn confirm(&self) -> Result<()> {
+        self.sure.clone().await
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Speculation {
     runtime: Handle,
+    databases: Databases,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    credits: u32,
-    /// Since when the next credit is being regained.
-    since: Instant,
+    opening: Credits,
     opens: HashMap<Arc<StorePath>, (Instant, Open)>,
     listed: Vec<(Arc<StorePath>, Instant)>,
+    journals: Credits,
+    /// First journals that were asked for and that nobody looked up yet.
+    expected: HashMap<Arc<StorePath>, Instant>,
 }
 
 impl Speculation {
-    pub(super) fn new(runtime: Handle) -> Self {
-        let (opens, listed) = (HashMap::new(), Vec::new());
-        let state = State { credits: CREDITS_MAX, since: Instant::now(), opens, listed };
-        Self { runtime, state: Mutex::new(state) }
+    pub(super) fn new(databases: Databases, runtime: Handle) -> Self {
+        let state = State {
+            opening: Credits::new(),
+            opens: HashMap::new(),
+            listed: Vec::new(),
+            journals: Credits::new(),
+            expected: HashMap::new(),
+        };
+        Self { runtime, databases, state: Mutex::new(state) }
     }
 
     /// The directory is being listed.
@@ -75,13 +124,17 @@ impl Speculation {
         }
         let mut state = self.state.lock();
         state.settle();
-        if state.credits == 0 || state.opens.contains_key(path) || state.was_listed(path) {
+        // Taken now, given back when it is used: so no more are under way than may go wrong.
+        if state.opens.contains_key(path) || state.was_listed(path) || !state.opening.take() {
             return;
         }
-        // Taken now, given back when it is used: so no more are under way than may go wrong.
-        state.credits -= 1;
         let (store, wanted) = (store.clone(), path.clone());
-        let open = async move { store.open_ahead(&wanted, None).await }.boxed().shared();
+        let (databases, runtime) = (self.databases.clone(), self.runtime.clone());
+        let open = async move {
+            let reader = store.open_ahead(&wanted, None).await?;
+            Ok(Early::begin(&databases, &runtime, wanted, reader))
+        };
+        let open = open.boxed().shared();
         state.opens.insert(path.clone(), (Instant::now(), open.clone()));
         drop(state);
         self.runtime.spawn(open);
@@ -92,28 +145,56 @@ impl Speculation {
         self.state.lock().opens.remove(path);
     }
 
-    /// The reader that a guess opened, if it is of this generation, and since when that is known: less
-    /// than `freshness` ago.
+    /// What a guess opened, if it is of this generation, and since when that is known: less than
+    /// `freshness` ago.
     pub(super) async fn take(
         &self,
         path: &Arc<StorePath>,
         wanted: Generation,
         freshness: Duration,
-    ) -> Option<(Arc<dyn Reader>, Instant)> {
+    ) -> Option<(Early, Instant)> {
         let (started, open) = {
             let mut state = self.state.lock();
             let (started, open) = state.opens.remove(path)?;
             if started.elapsed() >= USED_WITHIN.min(freshness) {
                 return None;
             }
-            state.credits = (state.credits + 1).min(CREDITS_MAX);
+            state.opening.give_back();
             (started, open)
         };
-        let reader = open.await.ok().filter(|reader| reader.metadata().generation == wanted)?;
-        Some((reader, started))
+        let early = open.await.ok().filter(|early| early.key.generation == Some(wanted))?;
+        Some((early, started))
     }
 
-    /// Lets go of readers that nobody came for.
+    /// `path` is being opened for the first time: the names that SQLite will look up next.
+    pub(super) fn journals_of(&self, path: &Arc<StorePath>) -> Vec<Arc<StorePath>> {
+        if !looks_like_a_database(path.name()) {
+            return Vec::new();
+        }
+        let names: Vec<_> = JOURNALS.iter().filter_map(|ending| beside(path, "", ending)).collect();
+        let mut state = self.state.lock();
+        state.settle();
+        match names.first() {
+            Some(first) if !state.expected.contains_key(first) && state.journals.take() => {
+                state.expected.insert(first.clone(), Instant::now());
+                names
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// `path` is being looked up: the name that SQLite will look up next.
+    pub(super) fn journal_after(&self, path: &Arc<StorePath>) -> Option<Arc<StorePath>> {
+        let [first, second] = JOURNALS;
+        let next = beside(path, first, second)?;
+        let mut state = self.state.lock();
+        if state.expected.remove(path).is_some() {
+            state.journals.give_back();
+        }
+        Some(next)
+    }
+
+    /// Lets go of what nobody came for.
     pub(super) fn maintain(&self) {
         self.state.lock().settle();
     }
@@ -122,19 +203,49 @@ impl Speculation {
 impl State {
     fn settle(&mut self) {
         self.opens.retain(|_, (started, _)| started.elapsed() < USED_WITHIN);
-        while self.since.elapsed() >= REGAIN {
-            self.since += REGAIN;
-            if self.credits >= CREDITS_MAX {
-                self.since = Instant::now();
-                break;
-            }
-            self.credits += 1;
-        }
+        self.expected.retain(|_, asked| asked.elapsed() < USED_WITHIN);
+        self.opening.regain();
+        self.journals.regain();
     }
 
     fn was_listed(&self, path: &StorePath) -> bool {
         let Some(dir) = path.parent() else { return false };
         self.listed.iter().any(|(listed, at)| **listed == dir && at.elapsed() < LISTED)
+    }
+}
+
+/// How many guesses may still go wrong.
+#[derive(Debug)]
+struct Credits {
+    left: u32,
+    /// Since when the next credit is being regained.
+    since: Instant,
+}
+
+impl Credits {
+    fn new() -> Self {
+        Self { left: CREDITS_MAX, since: Instant::now() }
+    }
+
+    fn take(&mut self) -> bool {
+        let any = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        any
+    }
+
+    fn give_back(&mut self) {
+        self.left = (self.left + 1).min(CREDITS_MAX);
+    }
+
+    fn regain(&mut self) {
+        while self.since.elapsed() >= REGAIN {
+            self.since += REGAIN;
+            if self.left >= CREDITS_MAX {
+                self.since = Instant::now();
+                break;
+            }
+            self.left += 1;
+        }
     }
 }
 
@@ -145,15 +256,38 @@ fn may_be_opened(name: &str) -> bool {
     name.rfind('.').is_some_and(|dot| dot > 0) && !name.starts_with('.') && !is_journal
 }
 
+/// The name of `path` with another ending, which must be `old`; `None` also where the store has no name of
+/// that length.
+fn beside(path: &StorePath, old: &str, new: &str) -> Option<Arc<StorePath>> {
+    let stem = path.name().strip_suffix(old)?;
+    path.parent()?.join(&format!("{stem}{new}")).ok().map(Arc::new)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::{Operation, memory::MemoryStore};
+    use crate::{
+        cache::{BlockCache, CacheSettings},
+        store::{Operation, memory::MemoryStore},
+    };
 
     fn path(name: &str) -> Arc<StorePath> {
         Arc::new(StorePath::parse(name).expect("a valid path"))
+    }
+
+    fn speculation() -> Speculation {
+        let settings = CacheSettings {
+            cache_bytes: 1 << 20,
+            block_bytes: 16 << 10,
+            pinned_bytes: 1 << 20,
+            readahead_bytes: 1 << 20,
+            extent_bytes: 1 << 20,
+            deadline: Duration::from_secs(10),
+        };
+        let cache = BlockCache::new(settings, Handle::current()).expect("good settings");
+        Speculation::new(Databases::new(Arc::new(cache), Handle::current(), 1 << 20), Handle::current())
     }
 
     async fn settled() {
@@ -167,7 +301,7 @@ mod tests {
         let memory = MemoryStore::new();
         let generation = memory.put(&path("/a.db"), Bytes::from_static(b"a")).expect("put");
         let store: Arc<dyn Store> = Arc::new(memory.clone());
-        let guesses = Speculation::new(Handle::current());
+        let guesses = speculation();
         for _ in 0..20 {
             guesses.looked_up(&store, &path("/a.db"));
             assert!(guesses.take(&path("/a.db"), generation, USED_WITHIN).await.is_some());
@@ -194,7 +328,7 @@ mod tests {
         let old = memory.put(&path("/d/a.db"), Bytes::from_static(b"a")).expect("put");
         memory.put(&path("/d/a.db"), Bytes::from_static(b"bb")).expect("put");
         let store: Arc<dyn Store> = Arc::new(memory.clone());
-        let guesses = Speculation::new(Handle::current());
+        let guesses = speculation();
         guesses.looked_up(&store, &path("/d/a.db"));
         assert!(guesses.take(&path("/d/a.db"), old, USED_WITHIN).await.is_none());
         guesses.looked_up(&store, &path("/d/a.db-journal"));
@@ -208,5 +342,29 @@ mod tests {
         guesses.looked_up(&store, &path("/d/a.db"));
         settled().await;
         assert_eq!(memory.calls(Operation::Open), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn journals_are_asked_for_while_somebody_looks_them_up() {
+        let guesses = speculation();
+        let names = |path: &Arc<StorePath>| -> Vec<String> {
+            guesses.journals_of(path).iter().map(|path| path.to_string()).collect()
+        };
+        for i in 0..20 {
+            let database = path(&format!("/d/{i}.db"));
+            assert_eq!(names(&database), [format!("{database}-journal"), format!("{database}-wal")]);
+            assert_eq!(names(&database), [""; 0], "they are being asked for");
+            let next = guesses.journal_after(&path(&format!("{database}-journal"))).expect("the other one");
+            assert_eq!(next.to_string(), format!("{database}-wal"));
+        }
+        assert_eq!(guesses.journal_after(&path("/d/1.db-wal")), None);
+        // Nobody looks at these: they are opened as immutable.
+        let asked = (0..20).filter(|i| !names(&path(&format!("/{i}.db"))).is_empty()).count();
+        assert_eq!(asked, CREDITS_MAX as usize);
+        assert_eq!(names(&path("/plain.txt")), [""; 0]);
+        tokio::time::advance(2 * REGAIN).await;
+        assert_eq!(names(&path("/late.db")).len(), 2);
+        let long = path(&format!("/{}.db", "x".repeat(250)));
+        assert_eq!(names(&long), [""; 0], "no store has such names");
     }
 }

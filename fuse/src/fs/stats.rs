@@ -34,7 +34,7 @@ pub(super) struct Stat {
 pub(super) struct Stats {
     known: moka::sync::Cache<Arc<StorePath>, Arc<Vec<(u32, Stat)>>>,
     /// When this mount last changed something: an answer to a question from before is not remembered.
-    changed: Mutex<Instant>,
+    changed: Mutex<Option<Instant>>,
 }
 
 impl Stats {
@@ -44,7 +44,7 @@ impl Stats {
             // Only to give memory back: `moka` has a clock of its own, so age is judged here.
             .time_to_live(KEEP_MAX)
             .build();
-        Self { known, changed: Mutex::new(Instant::now()) }
+        Self { known, changed: Mutex::default() }
     }
 
     /// Whether [`Stats::get`] would answer from memory.
@@ -89,12 +89,21 @@ impl Stats {
     pub(super) fn put(&self, user: u32, path: Arc<StorePath>, stat: Stat) {
         // Under the lock, so that no change comes between.
         let changed = self.changed.lock();
-        if stat.asked < *changed {
+        if changed.is_some_and(|at| stat.asked < at) {
             return;
         }
         let others = self.known.get(&path).unwrap_or_default();
+        // What came later, asked for sooner, would take that back.
+        if others.iter().any(|(of, known)| *of == user && stat.asked < known.asked) {
+            return;
+        }
         let others = others.iter().filter(|(of, _)| *of != user).take(USERS_MAX - 1).cloned();
         self.known.insert(path, Arc::new(std::iter::once((user, stat)).chain(others).collect()));
+    }
+
+    /// Whether this mount has changed anything since `asked`.
+    pub(super) fn changed_since(&self, asked: Instant) -> bool {
+        self.changed.lock().is_some_and(|at| asked < at)
     }
 
     /// The paths of which somebody was told lately that they lead nowhere.
@@ -106,14 +115,14 @@ impl Stats {
     /// What was known of `path` is not true any more.
     pub(super) fn forget(&self, path: &Arc<StorePath>) {
         let mut changed = self.changed.lock();
-        *changed = Instant::now();
+        *changed = Some(Instant::now());
         self.known.invalidate(path);
     }
 
     /// The same of every path.
     pub(super) fn forget_all(&self) {
         let mut changed = self.changed.lock();
-        *changed = Instant::now();
+        *changed = Some(Instant::now());
         self.known.invalidate_all();
     }
 }

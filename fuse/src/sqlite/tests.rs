@@ -20,6 +20,8 @@ struct Reader<'a> {
     database: Database,
     /// Interior pages that were kept.
     kept: HashSet<u32>,
+    /// What was fetched as interior pages.
+    fetched: Vec<u32>,
     /// Everything that was fetched ahead.
     ahead: Vec<u32>,
     /// Pages that a reader asked for and that were not there.
@@ -33,6 +35,7 @@ impl<'a> Reader<'a> {
             file,
             database: Database::new(header(file), ROOM),
             kept: HashSet::new(),
+            fetched: Vec::new(),
             ahead: Vec::new(),
             misses: Vec::new(),
             far,
@@ -56,6 +59,7 @@ impl<'a> Reader<'a> {
                 return;
             }
             let pages = self.database.header().pages;
+            self.fetched.extend(&work.interior);
             for page in work.interior.into_iter().chain(work.index_leaves) {
                 assert!((1..=pages).contains(&page));
                 self.learn(page, true);
@@ -230,10 +234,20 @@ fn a_lookup_by_index_fetches_no_large_level_of_the_table_also_far_away() {
     let mut reader = Reader::new(&file, true);
     scan(&mut reader, &index, &table, &index.rows[20_000..20_001]);
     assert!(known(&reader) <= 20, "{} interior pages of the table", known(&reader));
+    let schema = walked("sqlite_schema").leaves;
+    let leaves = reader.fetched.iter().filter(|page| !reader.kept.contains(page) && !schema.contains(page));
+    assert!(leaves.count() <= 1, "leaves of one small level, not one of each tree, only to see what it is");
     for i in 1..20 {
         scan(&mut reader, &index, &table, &index.rows[i * 1_000..i * 1_000 + 1]);
     }
     assert_eq!(known(&reader), table.interior.len(), "of a table that is used often all");
+    // Next door those that the lookups read, of the large level.
+    let mut reader = Reader::new(&file, false);
+    let rows: Vec<i64> = (0..20).map(|i| index.rows[i * 1_000]).collect();
+    scan(&mut reader, &index, &table, &rows);
+    let read: HashSet<u32> = rows.iter().flat_map(|row| table.path_of(*row)).collect();
+    let read = table.interior.iter().filter(|page| read.contains(page)).count();
+    assert!(known(&reader) <= read + 20, "{} interior pages, {read} read", known(&reader));
 }
 
 #[test]

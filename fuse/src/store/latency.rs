@@ -5,11 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
-use tokio::time::sleep;
 
 use super::{
     AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
-    Writer,
+    Writer, exact::wait,
 };
 use crate::error::Result;
 
@@ -32,75 +31,75 @@ impl Store for Latency {
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Metadata> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.stat(path).await
     }
 
     fn list<'a>(&'a self, dir: &'a StorePath) -> BoxStream<'a, Result<Entry>> {
-        stream::once(sleep(self.added)).flat_map(|()| self.inner.list(dir)).boxed()
+        stream::once(wait(self.added)).flat_map(|()| self.inner.list(dir)).boxed()
     }
 
     async fn open(&self, path: &StorePath, expected: Option<Generation>) -> Result<Arc<dyn Reader>> {
-        sleep(self.added).await;
+        wait(self.added).await;
         let inner = self.inner.open(path, expected).await?;
         Ok(Arc::new(LateReader { inner, added: self.added }))
     }
 
     async fn open_ahead(&self, path: &StorePath, known: Option<&Metadata>) -> Result<Arc<dyn Reader>> {
-        sleep(self.added).await;
+        wait(self.added).await;
         let inner = self.inner.open_ahead(path, known).await?;
         Ok(Arc::new(LateReader { inner, added: self.added }))
     }
 
     async fn create(&self, path: &StorePath, options: CreateOptions) -> Result<Box<dyn Writer>> {
-        sleep(self.added).await;
+        wait(self.added).await;
         let inner = self.inner.create(path, options).await?;
         Ok(Box::new(LateWriter { inner, added: self.added }))
     }
 
     async fn rename(&self, from: &StorePath, to: &StorePath, overwrite: bool) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.rename(from, to, overwrite).await
     }
 
     async fn delete(&self, path: &StorePath, recursive: bool) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.delete(path, recursive).await
     }
 
     async fn create_dir(&self, path: &StorePath) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.create_dir(path).await
     }
 
     async fn append(&self, path: &StorePath) -> Result<(Box<dyn Writer>, u64)> {
-        sleep(self.added).await;
+        wait(self.added).await;
         let (inner, end) = self.inner.append(path).await?;
         Ok((Box::new(LateWriter { inner, added: self.added }), end))
     }
 
     async fn truncate(&self, path: &StorePath, len: u64) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.truncate(path, len).await
     }
 
     async fn check_writable(&self, path: &StorePath) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.check_writable(path).await
     }
 
     async fn set_attributes(&self, path: &StorePath, changes: &AttributeChanges) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.set_attributes(path, changes).await
     }
 
     async fn make_dir(&self, path: &StorePath, mode: Option<u32>) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.make_dir(path, mode).await
     }
 
     async fn usage(&self) -> Result<Usage> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.usage().await
     }
 }
@@ -118,12 +117,12 @@ impl Reader for LateReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.read_at(offset, len).await
     }
 
     async fn confirm(&self) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.confirm().await
     }
 }
@@ -136,17 +135,17 @@ struct LateWriter {
 #[async_trait]
 impl Writer for LateWriter {
     async fn write(&mut self, data: Bytes) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.write(data).await
     }
 
     async fn sync(&mut self) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.sync().await
     }
 
     async fn close(self: Box<Self>) -> Result<()> {
-        sleep(self.added).await;
+        wait(self.added).await;
         self.inner.close().await
     }
 }

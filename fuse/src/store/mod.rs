@@ -19,6 +19,7 @@ mod buffers;
 pub mod contract;
 mod count;
 mod deadline;
+mod exact;
 mod hdfs;
 mod latency;
 mod local;
@@ -34,7 +35,7 @@ mod users;
 
 pub use self::{
     count::{Counters, Operation, OperationSnapshot, Snapshot},
-    hdfs::tasks_running as hdfs_tasks_running,
+    hdfs::{share_runtime as share_hdfs_runtime, tasks_running as hdfs_tasks_running},
     local::{LocalStore, generation_of},
     open::{HdfsOptions, OpenedStore, RetryPolicy, StoreOptions, decorate, open},
     path::{NAME_BYTES_MAX, StorePath},

@@ -28,6 +28,22 @@ async fn interior_pages_are_read_exactly_and_neighbours_together() {
 }
 
 #[tokio::test]
+async fn interior_pages_that_came_with_their_blocks_are_not_read_again() {
+    let store = MemoryStore::new();
+    let data = bytes(2 << 20);
+    let source = source(&store, &data).await;
+    let cache = cache(1 << 20, 0);
+    cache.read(&source, 20_000, 10).await.expect("read");
+    let wanted = ranges(&[(16_384, 4096), (1 << 20, 4096), (20_480, 4096)]);
+    let got = cache.fetch(&source, &wanted, Purpose::Interior).await;
+    for (range, got) in wanted.iter().zip(got) {
+        assert_eq!(got.expect("read"), data[range.start as usize..range.end as usize]);
+    }
+    let figures = cache.snapshot();
+    assert_eq!(figures.by_purpose.interior, PurposeUse { reads: 2, bytes: 8192 }, "one block was here");
+}
+
+#[tokio::test]
 async fn one_bad_range_is_the_others_luck() {
     let store = MemoryStore::new();
     let data = bytes(2 << 20);

@@ -1,4 +1,4 @@
-//! How far away the store is.
+//! How far away the store is: as far as its quickest answers.
 
 use std::{
     sync::{
@@ -23,14 +23,19 @@ const SMALL_READ_BYTES: usize = 64 << 10;
 /// A store whose reads take longer is far: a round trip costs more than some reads too many.
 const FAR: Duration = Duration::from_millis(3);
 
-/// How long a small read takes, in microseconds; 0: not known yet.
+/// How long a small read or a question takes. Waiting behind others is no distance.
 #[derive(Debug, Default)]
-pub(super) struct Distance(AtomicU64);
+pub(super) struct Distance {
+    /// In microseconds; 0: not known yet.
+    known: AtomicU64,
+    /// Reads under way.
+    reads: AtomicU64,
+}
 
 impl Distance {
     /// Whether a round trip costs more than some bytes too many.
     pub(super) fn is_far(&self) -> bool {
-        u128::from(self.0.load(Relaxed)) > FAR.as_micros()
+        u128::from(self.known.load(Relaxed)) > FAR.as_micros()
     }
 
     /// `reader`, of whose small reads it is noted how long they take.
@@ -38,12 +43,33 @@ impl Distance {
         Arc::new(Timed { reader, distance: self.clone() })
     }
 
-    /// Down at once, up slowly: one slow read does not make a store far.
-    fn observe(&self, took: Duration) {
+    /// Something took so long while `others` were under way. Down at once; up slowly, because one slow answer
+    /// does not make a store far, and only by what had the store nearly for itself.
+    pub(super) fn observe(&self, took: Duration, others: u64) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let _ = self.0.fetch_update(Relaxed, Relaxed, |known| {
-            Some(if known == 0 || sample < known { sample } else { known + (sample - known) / 8 })
+        let _ = self.known.fetch_update(Relaxed, Relaxed, |known| {
+            if known == 0 || sample < known {
+                Some(sample)
+            } else if others <= 1 {
+                Some(known + (sample - known) / 8)
+            } else {
+                None
+            }
         });
+    }
+
+    /// Reads under way.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Relaxed)
+    }
+}
+
+/// A read under way, until dropped.
+struct UnderWay<'a>(&'a Distance);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.reads.fetch_sub(1, Relaxed);
     }
 }
 
@@ -61,14 +87,36 @@ impl Reader for Timed {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         let started = Instant::now();
+        let others = self.distance.reads.fetch_add(1, Relaxed);
+        let _under_way = UnderWay(&self.distance);
         let outcome = self.reader.read_at(offset, len).await;
         if outcome.is_ok() && len <= SMALL_READ_BYTES {
-            self.distance.observe(started.elapsed());
+            self.distance.observe(started.elapsed(), others);
         }
         outcome
     }
 
     async fn confirm(&self) -> Result<()> {
         self.reader.confirm().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_in_a_crowd_is_no_distance() {
+        let (near, slow) = (Duration::from_micros(400), Duration::from_millis(20));
+        let distance = Distance::default();
+        distance.observe(near, 0);
+        (0..100).for_each(|_| distance.observe(slow, 6));
+        assert!(!distance.is_far());
+        distance.observe(slow, 0);
+        assert!(!distance.is_far(), "one slow answer");
+        (0..10).for_each(|_| distance.observe(slow, 1));
+        assert!(distance.is_far());
+        distance.observe(near, 6);
+        assert!(!distance.is_far());
     }
 }

@@ -197,6 +197,17 @@ impl Databases {
         self.inner.distance.time(reader)
     }
 
+    /// The store took so long to answer a question.
+    pub(super) fn answered(&self, took: Duration) {
+        let distance = &self.inner.distance;
+        distance.observe(took, distance.reads());
+    }
+
+    /// Whether a round trip to the store costs more than some questions and bytes too many.
+    pub(super) fn is_far(&self) -> bool {
+        self.inner.is_far()
+    }
+
     /// Lets go of guesses that nobody came for. To be called every few seconds.
     pub(super) fn maintain(&self) {
         let slots: Vec<_> = self.inner.known.lock().values().cloned().collect();
@@ -435,7 +446,8 @@ fn ranges_of(header: &Header, pages: &[u32]) -> Vec<Range<u64>> {
     ranges
 }
 
-fn looks_like_a_database(name: &str) -> bool {
+/// Whether a file of this name is mostly a database.
+pub(super) fn looks_like_a_database(name: &str) -> bool {
     name.rsplit_once('.')
         .is_some_and(|(_, ending)| ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending)))
 }

@@ -241,7 +241,7 @@ impl Trees {
 
     /// Interior pages that are not known and worth fetching now, except those in `asked`: of each
     /// tree levels of up to `largest` pages (0: it is not used), of the others, if `eager`, levels of up to
-    /// `small` pages, which come first. Of a level whose pages may be leaves only one, to see.
+    /// `small` pages, which come first. Of such a level whose pages may be leaves only one, to see.
     pub(super) fn missing(
         &self,
         small: usize,
@@ -267,7 +267,8 @@ impl Trees {
                     || nodes.iter().flat_map(|&node| self.nodes[node as usize].children.iter().copied());
                 let unknown = || children().filter(|page| !self.node_of.contains_key(page));
                 if tree.levels.get(level).is_none_or(Vec::is_empty) {
-                    if !unknown().any(|page| asked.contains(&page)) {
+                    let wanted = children().nth(small.max(largest)).is_none();
+                    if wanted && !unknown().any(|page| asked.contains(&page)) {
                         first.extend(unknown().next());
                     }
                 } else if children().nth(small).is_none() {

@@ -14,7 +14,7 @@ use hdfs_native::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-pub use self::client::tasks_running;
+pub use self::client::{share_runtime, tasks_running};
 use self::{
     client::Connection,
     file::{HdfsReader, HdfsWriter},
