@@ -277,6 +277,32 @@ async fn crash(world: &World, dir: &TempDir, within: Option<(usize, usize)>) -> 
     left
 }
 
+/// The first upload ends well without that being heard, the second one ends before its rename.
+#[test]
+fn two_uploads_of_unknown_end_then_a_crash() {
+    block_on(async {
+        let (store, dir) = (MemoryStore::new(), tempfile::tempdir().expect("a directory"));
+        let mut world = World::new(Arc::new(store.clone()), Some(store.clone()), &dir);
+        let of = |operation| STEPS.iter().position(|step| *step == operation).expect("a step");
+        for step in [
+            Step::Open { name: 0, truncate: false },
+            Step::Write { handle: 0, at: 0, len: 1, byte: 0 },
+            Step::SyncFails { handle: 0, step: of(Operation::Stat), after: 2 },
+            Step::Write { handle: 0, at: 0, len: 1, byte: 1 },
+            Step::SyncFails { handle: 0, step: of(Operation::Rename), after: 0 },
+        ] {
+            world.run(&step).await;
+        }
+        let left = crash(&world, &dir, None).await;
+        drop(world);
+        let settings = settings(left.path());
+        let next = FileSystem::new(Arc::new(store.clone()), settings, tokio::runtime::Handle::current());
+        assert_eq!(next.expect("settings").recover().await.expect("read").waiting, 0);
+        assert_eq!(names_in(&store).await, [NAMES[0]], "nothing is kept beside");
+        assert_eq!(stored(&store, NAMES[0]).await.as_deref(), Some(&[1][..]));
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 

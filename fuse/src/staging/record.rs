@@ -95,9 +95,17 @@ pub struct Record {
 impl Record {
     /// A record of a dirty file.
     pub fn new(store: String, path: String, base: Base, mode: u32, (uid, gid): (u32, u32)) -> Self {
-        let Base { generation, sent } = base;
-        let base = generation.map(|generation| generation.to_string());
-        Self { version: VERSION, state: State::Dirty, store, path, base, sent, mode, uid, gid }
+        let state = State::Dirty;
+        let mut record =
+            Self { version: VERSION, state, store, path, base: None, sent: None, mode, uid, gid };
+        record.rebase(base);
+        record
+    }
+
+    /// From now on it was made from `base`.
+    pub fn rebase(&mut self, base: Base) {
+        self.base = base.generation.map(|generation| generation.to_string());
+        self.sent = base.sent;
     }
 
     /// What the file was made from.

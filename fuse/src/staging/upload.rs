@@ -114,7 +114,12 @@ impl Upload<'_> {
         if let Some(there) = &there {
             self.inherit(temporary, &written, there).await?;
         }
-        base.lock().sent = Some(Sent::from(&written));
+        // Both may be there afterwards: what is there now, perhaps by an upload of which only `sent` told
+        // until here, and the new file.
+        *base.lock() = Base {
+            generation: there.as_ref().map(|there| there.generation),
+            sent: Some(Sent::from(&written)),
+        };
         self.rename(temporary, target, true).await?;
         let now = self.within("stat", self.store.stat(target)).await?;
         if now.len != len {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 
 mod breaker;
+mod buffers;
 #[doc(hidden)]
 pub mod contract;
 mod count;

@@ -194,6 +194,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_sends_on_after_the_answer_still_gets_it() {
+        const BYTES: usize = 16 << 20;
+        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        let mut client = TcpStream::connect(address).await.expect("a connection");
+        let head = format!("POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: {BYTES}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.expect("written");
+        // The answer is there before the body: a client that writes first and reads then.
+        client.readable().await.expect("an answer");
+        for _ in 0..BYTES >> 16 {
+            client.write_all(&[b'x'; 1 << 16]).await.expect("the server takes it");
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.ends_with("refused"), "{answer}");
+    }
+
+    #[tokio::test]
     async fn a_peer_that_takes_nothing_loses_its_answer() {
         let (address, gone, _stop) = start(Duration::ZERO).await;
         let mut idle = TcpStream::connect(address).await.expect("a connection");

@@ -232,13 +232,13 @@ impl Staged {
             Ok(true) => true,
             _ => upload.clear(&temporary).await,
         };
-        let (sent, base, failed) = (piece.clone(), self.base.lock().sent, outcome.is_err());
+        let (sent, base, failed) = (piece.clone(), *self.base.lock(), outcome.is_err());
         let noted = blocking(move || {
             if cleared {
                 sent.set_sending(false)?;
             }
             if failed {
-                sent.amend(|record| record.sent = base)?;
+                sent.amend(|record| record.rebase(base))?;
                 // Power may go before the store is back.
                 sent.sync()?;
             }

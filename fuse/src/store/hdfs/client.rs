@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::HdfsOptions,
+    store::{HdfsOptions, buffers::Buffers},
 };
 
 /// How long a question may wait for the NameNode before its connection is given up and it is asked
@@ -110,6 +110,7 @@ pub(super) struct Connection {
     /// For files being written, from the first of them on: the client has one patience with DataNodes
     /// for all its files, and writers need a longer one.
     writers: OnceLock<Slot>,
+    pub(super) buffers: Buffers,
 }
 
 impl Connection {
@@ -142,6 +143,7 @@ impl Connection {
             deadline,
             main: Slot { properties, current: RwLock::new(Arc::new(client)) },
             writers: OnceLock::new(),
+            buffers: Buffers::default(),
         })
     }
 

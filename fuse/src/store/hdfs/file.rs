@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use hdfs_native::{
     HdfsError,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Generation, Metadata, Reader, Writer, check_generation, gone},
+    store::{Generation, Metadata, Reader, Writer, buffers::Buffer, check_generation, gone},
 };
 
 /// Tries of an open whose file is replaced meanwhile.
@@ -45,7 +45,7 @@ impl fmt::Debug for HdfsReader {
 }
 
 /// What a read has brought, and the failure that ended it early.
-type Part = (BytesMut, Option<Error>);
+type Part = (Buffer, Option<Error>);
 
 impl HdfsReader {
     /// Opens the file at `path` in HDFS.
@@ -99,8 +99,9 @@ impl HdfsReader {
 
     async fn read_part(&self, start: usize, len: usize) -> Result<Part> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let bytes = self.connection.buffers.take(len);
         let read = async move {
-            let mut bytes = BytesMut::with_capacity(len);
+            let mut bytes = bytes;
             let mut packets = file.read_range_stream(start, len);
             while let Some(packet) = packets.next().await {
                 match packet {
@@ -177,7 +178,7 @@ impl Reader for HdfsReader {
             if more.is_empty() {
                 return Err(next.unwrap_or(error));
             }
-            bytes.extend_from_slice(&more);
+            bytes.extend_from_slice(more.as_ref());
             failed = next;
         }
         Ok(bytes.freeze())

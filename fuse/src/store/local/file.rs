@@ -8,14 +8,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{Stat, fstat, fstatfs};
 
 use super::{blocking, sync_dir};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Metadata, Reader, StorePath, Writer},
+    store::{Metadata, Reader, StorePath, Writer, buffers::Buffers},
 };
 
 /// Longest tick of the kernel's clock, which file times are taken from (10 ms at 100 Hz), and some more.
@@ -35,6 +35,7 @@ struct Open {
     metadata: Metadata,
     /// As it was found last.
     mark: Mutex<Mark>,
+    buffers: Buffers,
 }
 
 /// What a write in place moves.
@@ -66,8 +67,15 @@ impl Mark {
 }
 
 impl LocalReader {
-    pub(super) fn new(path: StorePath, file: File, metadata: Metadata, stat: &Stat) -> Self {
-        Self { inner: Arc::new(Open { path, file, metadata, mark: Mutex::new(Mark::of(stat)) }) }
+    pub(super) fn new(
+        path: StorePath,
+        file: File,
+        metadata: Metadata,
+        stat: &Stat,
+        buffers: &Buffers,
+    ) -> Self {
+        let (mark, buffers) = (Mutex::new(Mark::of(stat)), buffers.clone());
+        Self { inner: Arc::new(Open { path, file, metadata, mark, buffers }) }
     }
 
     /// How long its times cannot be relied on yet: a write in place within one tick of the kernel's clock
@@ -104,8 +112,8 @@ impl Reader for LocalReader {
 
 impl Open {
     fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let mut buffer = BytesMut::zeroed(len);
-        let outcome = self.file.read_exact_at(&mut buffer, offset);
+        let mut buffer = self.buffers.take(len);
+        let outcome = self.file.read_exact_at(buffer.fill(len), offset);
         // Checked after the bytes: the kernel moves mtime before it changes the first byte, so whatever
         // of a write in place this read could see, this stat sees too.
         // Under the lock, so that no older stat is put over a younger one.

@@ -29,7 +29,7 @@ use self::{
 };
 use super::{
     AttributeChanges, CreateOptions, Entry, Generation, Metadata, Reader, Store, StorePath, StoreUrl, Usage,
-    Writer,
+    Writer, buffers::Buffers,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -52,6 +52,7 @@ struct Inner {
     url: StoreUrl,
     root: PathBuf,
     names: Names,
+    buffers: Buffers,
 }
 
 /// The generation that a local store gives a file with this metadata; for those who open its files
@@ -78,7 +79,7 @@ impl LocalStore {
     /// The directory `root` as a store; nothing is looked at yet.
     pub fn new(root: PathBuf) -> Self {
         let url = StoreUrl::File { path: root.clone() };
-        Self { inner: Arc::new(Inner { url, root, names: Names::default() }) }
+        Self { inner: Arc::new(Inner { url, root, names: Names::default(), buffers: Buffers::default() }) }
     }
 
     /// Runs `work` with this store on a blocking thread.
@@ -114,7 +115,7 @@ impl LocalStore {
         if metadata.is_dir() {
             return Err(is_a_directory(path));
         }
-        Ok(LocalReader::new(path.clone(), File::from(file), metadata, &stat))
+        Ok(LocalReader::new(path.clone(), File::from(file), metadata, &stat, &self.inner.buffers))
     }
 
     fn create_now(&self, path: &StorePath, options: CreateOptions) -> Result<LocalWriter> {
