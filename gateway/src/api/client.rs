@@ -60,7 +60,7 @@ pub trait Registrar: Send + Sync + 'static {
 
     /// Says what hot worker `name` has. Only with a lease: `Refused` with code `conflict` if another
     /// process has the name.
-    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
         let _ = manifest;
         Err(no_copies(name))
     }
@@ -249,7 +249,7 @@ impl Registrar for GatewayClient {
         self.send(self.request(Method::DELETE, url)).await.map(drop)
     }
 
-    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
         self.json(self.request(Method::PUT, self.url(&["v1", "workers", name, "manifest"])).json(manifest))
             .await
     }

@@ -161,7 +161,7 @@ impl Registrar for LocalRegistrar {
         self.0.release(name, epoch).map_err(ClientError::Refused)
     }
 
-    async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
         self.0.publish(name, manifest).await.map_err(ClientError::Refused)
     }
 

@@ -20,7 +20,7 @@ fn manifest(base: Option<u64>, segments: Vec<HotSegment>, all: &[HotSegment]) ->
 pub(super) async fn publish(home: &Home, worker: &FakeHot, ids: &[&str]) -> ManifestAnswer {
     let segments: Vec<HotSegment> = ids.iter().map(|id| worker.segment(id)).collect();
     let manifest = manifest(None, segments.clone(), &segments);
-    home.gateway.registrar().publish(&worker.name, &manifest).await.expect("taken")
+    home.gateway.registrar().manifest(&worker.name, &manifest).await.expect("taken")
 }
 
 async fn assignment(home: &Home, worker: &FakeHot, since: Option<u64>) -> Assignment {
@@ -125,29 +125,29 @@ async fn manifests_are_versioned_and_checked() {
     let (a, b) = (worker.segment("1001"), worker.segment("1002"));
     assert_eq!(home.beat(worker, report(1000)).await.manifest_version, None, "none: send all");
     let early = manifest(Some(3), vec![a.clone()], std::slice::from_ref(&a));
-    assert!(registrar.publish("h0", &early).await.expect("taken").send_all);
+    assert!(registrar.manifest("h0", &early).await.expect("taken").send_all);
     let first = manifest(None, vec![a.clone()], std::slice::from_ref(&a));
-    assert!(!registrar.publish("h0", &first).await.expect("taken").send_all);
+    assert!(!registrar.manifest("h0", &first).await.expect("taken").send_all);
     assert_eq!(home.beat(worker, report(1000)).await.manifest_version, Some(first.version));
     let second = manifest(Some(first.version), vec![b.clone()], &[a.clone(), b.clone()]);
-    assert!(!registrar.publish("h0", &second).await.expect("taken").send_all);
-    assert!(!registrar.publish("h0", &second).await.expect("taken").send_all, "the same once more");
+    assert!(!registrar.manifest("h0", &second).await.expect("taken").send_all);
+    assert!(!registrar.manifest("h0", &second).await.expect("taken").send_all, "the same once more");
     let gone = HotSegment { state: CopyState::Gone, ..a.clone() };
     let third = manifest(Some(second.version), vec![gone], std::slice::from_ref(&b));
-    assert!(!registrar.publish("h0", &third).await.expect("taken").send_all);
+    assert!(!registrar.manifest("h0", &third).await.expect("taken").send_all);
     assert!(copies_of(&home, "1001").await.is_empty() && copies_of(&home, "1002").await.len() == 1);
     // A worker that knows better than we do what it has: all of it, please.
     let off = manifest(Some(third.version), vec![], &[]);
-    assert!(registrar.publish("h0", &off).await.expect("taken").send_all);
+    assert!(registrar.manifest("h0", &off).await.expect("taken").send_all);
     assert_eq!(home.beat(worker, report(1000)).await.manifest_version, None);
     assert!(copies_of(&home, "1002").await.is_empty());
     let stranger = Manifest { epoch: 2, ..first };
-    for answer in [registrar.publish("h0", &stranger).await, registrar.publish("h9", &stranger).await] {
+    for answer in [registrar.manifest("h0", &stranger).await, registrar.manifest("h9", &stranger).await] {
         let error = answer.map(drop).expect_err("refused").to_string();
         assert!(error.contains("lease"), "{error}");
     }
     let bad = HotSegment { generation: Some("x".into()), ..b };
-    assert!(registrar.publish("h0", &manifest(None, vec![bad], &[])).await.is_err());
+    assert!(registrar.manifest("h0", &manifest(None, vec![bad], &[])).await.is_err());
 }
 
 #[tokio::test]
