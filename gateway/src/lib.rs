@@ -24,3 +24,4 @@ pub mod writing;
 
 pub use gateway::{Gateway, StartError};
 pub use settings::{ForeignGeneration, Settings};
+pub use writing::SchemaCheck;

@@ -49,6 +49,17 @@ impl Writing {
             match self.routing.call(&worker, call.clone()).await {
                 Attempt::Answer(parts, body, in_flight) => {
                     self.routing.outcome("answered");
+                    // The lock was taken while the write was on its way: the old holder may not know yet.
+                    // What it did stays aside there, so it must not be said to be done.
+                    let held = self.state.ledger().lock(id).map(|lock| lock.token);
+                    if parts.status.is_success() && held != Some(lock.token) {
+                        return Err(ApiError::new(
+                            ErrorCode::Fenced,
+                            format!(
+                                "the write lock of segment {id} changed while it was written: nothing of it counts"
+                            ),
+                        ));
+                    }
                     return Ok(self.routing.relay(&worker, write.deadline, parts, body, in_flight));
                 }
                 Attempt::Unreachable(reason) => {

@@ -1,8 +1,10 @@
 //! A gateway over a registry and a store in memory, with hot workers that exist in name only.
 
+mod at_once;
 mod copies;
 mod crash;
 mod delete;
+mod over_http;
 mod promote;
 mod provision;
 mod worker;

@@ -58,7 +58,8 @@ pub(super) struct FakeHot {
     pub(super) uploading: Notify,
     /// Uploads are shorter in the store than they say.
     pub(super) cut_uploads: AtomicBool,
-    pub(super) provisions: AtomicU64,
+    /// Turns that each request lets pass.
+    pub(super) slowness: AtomicU64,
 }
 
 type Hot = State<Arc<FakeHot>>;
@@ -78,7 +79,7 @@ impl FakeHot {
             go: Notify::new(),
             uploading: Notify::new(),
             cut_uploads: AtomicBool::default(),
-            provisions: AtomicU64::default(),
+            slowness: AtomicU64::default(),
         })
     }
 
@@ -92,6 +93,13 @@ impl FakeHot {
             .route("/v1/hot/{id}/release", post(release))
             .route("/v1/hot/{id}", delete(remove))
             .with_state(self.clone())
+    }
+
+    /// Lets other tasks run a few times, so that requests overlap; how often is a matter of the seed.
+    async fn wait_for_turn(&self) {
+        for _ in 0..self.slowness.load(SeqCst) {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) fn get(&self, id: &str) -> Held {
@@ -143,7 +151,7 @@ async fn provision(
     headers: HeaderMap,
     Json(body): Json<HotProvision>,
 ) -> Result<Json<HotSegment>, ApiError> {
-    hot.provisions.fetch_add(1, SeqCst);
+    hot.wait_for_turn().await;
     if hot.mute.load(SeqCst) {
         std::future::pending::<()>().await;
     }
@@ -174,7 +182,8 @@ async fn execute(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    hot.writable(&id, &headers)?;
+    hot.wait_for_turn().await;
+    let token = hot.writable(&id, &headers)?;
     let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(|key| format!("{id}/{key}"));
     if let Some(change) = key.as_ref().and_then(|key| hot.keys.lock().get(key).copied()) {
         return Ok(Json(json!({"results": [], "change": change, "repeated": true})));
@@ -188,7 +197,7 @@ async fn execute(
     if let Some(key) = key {
         hot.keys.lock().insert(key, change);
     }
-    Ok(Json(json!({"results": [], "change": change, "repeated": false})))
+    Ok(Json(json!({"results": [], "change": change, "repeated": false, "token": token})))
 }
 
 async fn query(State(hot): Hot, Path(id): Path<String>, headers: HeaderMap) -> Response {
@@ -209,6 +218,7 @@ async fn upload(
     headers: HeaderMap,
     Json(body): Json<HotUpload>,
 ) -> Result<Json<Value>, ApiError> {
+    hot.wait_for_turn().await;
     hot.writable(&id, &headers)?;
     let change = hot.get(&id).change;
     hot.uploading.notify_one();
