@@ -1,4 +1,4 @@
-//! `springhouse serve`: gateway and cold worker in one process.
+//! `springhouse serve`: gateway and worker in one process.
 
 use crate::{
     config::{Flags, roles},

@@ -17,6 +17,7 @@ use crate::{
     subcommand_negates_reqs = true,
     after_help = "Examples:\n  \
     springhouse worker --store hdfs://namenode:9000/segments\n  \
+    springhouse worker --store hdfs://namenode:9000/segments --tier hot --data /srv/springhouse\n  \
     springhouse worker --store hdfs://ns1/segments --gateway http://gw:6110 --listen 0.0.0.0:6120 \\\n    \
     --advertise http://$(hostname):6120 --cluster-secret-file /etc/springhouse/secret"
 )]

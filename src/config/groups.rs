@@ -23,6 +23,10 @@ words! {
     pub enum Tier {
         /// Answers in place, from the store.
         Cold = "cold",
+        /// Answers from local copies, which can be written.
+        Hot = "hot",
+        /// Both.
+        Both = "hot,cold",
     }
 }
 
@@ -321,8 +325,12 @@ keys! {
     "Worker's place"
     /// Where a worker answers and registers.
     pub struct WorkerNetKeys {
-        /// Which kind of worker: cold answers in place, from the store.
-        tier: Tier = "cold",
+        /// Directory on a local disk for the copies of tier hot; made if it is missing.
+        ///
+        /// One process at a time. Unset: a directory for each store and worker in $XDG_STATE_HOME/springhouse, or in
+        /// ~/.local/state/springhouse. Writes exist here alone until they are promoted: it belongs on a
+        /// disk that survives the host.
+        data: Option<PathBuf>,
         /// URL of the gateway to register with.
         ///
         /// A gateway that is not up yet is waited for.
@@ -345,6 +353,10 @@ keys! {
     "Worker"
     /// What kind of worker, and how it reads.
     pub struct WorkerKeys {
+        /// Which kind of worker: cold answers in place, in the store; hot from copies on a local disk.
+        ///
+        /// Only a hot worker takes writes. "hot,cold" is both.
+        tier: Tier = "cold",
         /// How segments are read: through a FUSE mount, or directly at their paths.
         ///
         /// auto takes a mount where /dev/fuse is there, and otherwise opens the files of a file:// store
@@ -365,6 +377,24 @@ keys! {
         worker_name: Option<WorkerName>,
         /// Share of the segments that come to this worker, compared with the others'.
         weight: Count<1, 1000> = "100",
+    }
+}
+
+keys! {
+    "Local copies"
+    /// Room and pace of tier hot.
+    pub struct HotKeys {
+        /// Most bytes of local copies.
+        ///
+        /// Unset: 80 % of the disk. Whatever it is, copying stops before the disk is full.
+        quota: Option<Size<{ MIB }, { 1 << 60 }>>,
+        /// Segments copied from the store at the same time.
+        copy_parallelism: Count<1, 64> = "2",
+        /// Bytes a second for all copies together.
+        ///
+        /// Unset: as many as the store gives. Copies give way to everything else on the host as well; those
+        /// that somebody waits for, to write, do not.
+        copy_bandwidth: Option<Size<{ 64 * KIB }, { 1 << 50 }>>,
     }
 }
 

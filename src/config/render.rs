@@ -102,6 +102,8 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "staging_dir" => "/var/lib/springhouse/staging",
         "identity" => "fixed",
         "replication" => "3",
+        "quota" => "500GiB",
+        "copy_bandwidth" => "50MiB",
         "hdfs_block_size" => "128MiB",
         _ => "",
     }

@@ -2,8 +2,8 @@
 
 use super::{
     groups::{
-        CacheKeys, EngineKeys, GatewayKeys, LogKeys, MountPointKeys, SecretKeys, StoreKeys, WorkerKeys,
-        WorkerNetKeys, WriteKeys,
+        CacheKeys, EngineKeys, GatewayKeys, HotKeys, LogKeys, MountPointKeys, SecretKeys, StoreKeys,
+        WorkerKeys, WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
 };
@@ -28,7 +28,7 @@ role! {
 
 role! {
     "worker", "A worker: answers queries over the segments of a store.",
-    [store, tier, access, gateway, listen, advertise, memory, cache_dir, cache_size]
+    [store, tier, access, data, quota, gateway, listen, advertise, memory, cache_dir, cache_size]
     /// `springhouse worker`.
     pub struct Worker {
         /// Which store.
@@ -37,6 +37,8 @@ role! {
         worker: WorkerKeys,
         /// Where it answers.
         net: WorkerNetKeys,
+        /// Its local copies.
+        hot: HotKeys,
         /// Limits of queries.
         engine: EngineKeys,
         /// Its mount's memory and freshness.
@@ -65,8 +67,8 @@ role! {
 }
 
 role! {
-    "serve", "Gateway and cold worker in one process: all that one host needs.",
-    [store, listen, data, access, memory, cache_dir, cache_size]
+    "serve", "Gateway and worker in one process: all that one host needs.",
+    [store, listen, data, tier, access, memory, cache_dir, cache_size]
     /// `springhouse serve`.
     pub struct Serve {
         /// Which store.
@@ -75,6 +77,8 @@ role! {
         gateway: GatewayKeys,
         /// What kind of worker.
         worker: WorkerKeys,
+        /// Its local copies.
+        hot: HotKeys,
         /// Limits of queries.
         engine: EngineKeys,
         /// Its mount's memory and freshness.

@@ -3,6 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,14 +12,14 @@ use springhouse_fuse::{
     fs::{DiskSettings, FsSettings, Identity, WriteMode, WriteSettings},
     memory::{room, shares},
     mount::is_root,
-    store::{HdfsOptions, StoreOptions, StoreUrl},
+    store::{HdfsOptions, Store, StoreOptions, StoreUrl},
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     groups::{
-        CacheKeys, EngineKeys, GatewayKeys, MountPointKeys, OnOff, SecretKeys, StoreKeys, WorkerKeys,
-        WriteKeys,
+        CacheKeys, EngineKeys, GatewayKeys, HotKeys, MountPointKeys, OnOff, SecretKeys, StoreKeys, Tier,
+        WorkerKeys, WriteKeys,
     },
     resolve::Problem,
     value::{GIB, Secret, Value as _, WorkerName},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     mount::MountSettings,
     query::{QuerySettings, SqlLimits},
-    worker::{Access, WorkerSettings},
+    worker::{Access, HotSettings, WorkerSettings},
 };
 
 impl StoreKeys {
@@ -338,7 +339,20 @@ impl WorkerKeys {
 
     /// Whether a place for an own mount has to be found.
     pub fn needs_mount_point(&self) -> bool {
-        self.access != Access::Direct && self.mounted_at.is_none() && self.mount_point.is_none()
+        self.is_cold()
+            && self.access != Access::Direct
+            && self.mounted_at.is_none()
+            && self.mount_point.is_none()
+    }
+
+    /// Whether it answers in place.
+    pub fn is_cold(&self) -> bool {
+        matches!(self.tier, Tier::Cold | Tier::Both)
+    }
+
+    /// Whether it has local copies.
+    pub fn is_hot(&self) -> bool {
+        matches!(self.tier, Tier::Hot | Tier::Both)
     }
 
     /// A worker of `store` that the gateway reaches at `url`, whose own mount, if it needs one, is at
@@ -353,6 +367,7 @@ impl WorkerKeys {
     ) -> Result<WorkerSettings, Problem> {
         let mount_point = self.mount_point.clone().unwrap_or(place.mount_point);
         Ok(WorkerSettings {
+            cold: self.is_cold(),
             access: self.access,
             mount_dir: self.mounted_at.clone(),
             mount: cache.mount(store, &mount_point),
@@ -362,6 +377,18 @@ impl WorkerKeys {
             query: engine.settings()?,
             ..WorkerSettings::new(self.name().as_str(), store.store.clone(), place.url, mount_point)
         })
+    }
+}
+
+impl HotKeys {
+    /// Local copies in `data` of segments of `store`.
+    pub fn settings(&self, data: PathBuf, store: Arc<dyn Store>) -> HotSettings {
+        HotSettings {
+            quota_bytes: self.quota.map(|quota| quota.bytes()),
+            copy_parallelism: self.copy_parallelism.as_usize(),
+            copy_bandwidth: self.copy_bandwidth.map(|bytes| bytes.bytes()),
+            ..HotSettings::new(data, store)
+        }
     }
 }
 

@@ -421,7 +421,7 @@ fn a_switch_needs_no_value() {
 #[test]
 fn names_of_keys_are_known_across_roles() {
     assert_eq!(roles::with_key("metrics_listen"), ["mount"]);
-    assert_eq!(roles::with_key("data"), ["gateway", "serve"]);
+    assert_eq!(roles::with_key("data"), ["worker", "gateway", "serve"]);
     assert!(roles::is_key_of_any_role("SPRINGHOUSE_TIER"));
     assert!(!roles::is_key_of_any_role("SPRINGHOUSE_tier"));
 }

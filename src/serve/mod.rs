@@ -20,7 +20,7 @@ use crate::{
         settings::{Place, state_dir},
         value::HttpUrl,
     },
-    error::Failure,
+    error::{Exit, Failure},
     gateway_store::GatewayStore,
     shutdown::Shutdown,
     worker::{Worker, WorkerSettings},
@@ -44,7 +44,7 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
     let listener = http::bind(config.gateway.listen).await?;
     let address = http::local_address(&listener)?;
     let data = DataDir::take(data_path)?;
-    let worker_settings = config.worker.settings(
+    let mut worker_settings = config.worker.settings(
         &config.store,
         &config.cache,
         &config.engine,
@@ -55,6 +55,10 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
 
     let start = async {
         let store = open_store(&config.store).await?;
+        if config.worker.is_hot() {
+            let copies = data.path().join("hot");
+            worker_settings.hot = Some(config.hot.settings(copies, Arc::clone(&store.store)));
+        }
         let gateway =
             Gateway::start(gateway_settings, Arc::new(GatewayStore::new(Arc::clone(&store.store)))).await?;
         let name = worker_settings.name.clone();
@@ -126,8 +130,15 @@ pub async fn worker(config: roles::Worker) -> Result<(), Failure> {
     let listener = http::bind(config.net.listen).await?;
     let address = http::local_address(&listener)?;
     let name = config.worker.name();
-    let data = match state_dir(store_url, environment_path) {
-        Some(state) => Some(DataDir::take(state.join(format!("worker-{}", name.as_str())))?),
+    let given = config.net.data.clone();
+    let own = || Some(state_dir(store_url, environment_path)?.join(format!("worker-{}", name.as_str())));
+    let data = match given.or_else(own) {
+        Some(data) => Some(DataDir::take(data)?),
+        None if config.worker.is_hot() => {
+            return Err(Failure::from(Problem(
+                "no place for local copies: neither HOME nor XDG_STATE_HOME is set; give --data DIR".into(),
+            )));
+        }
         None if config.worker.needs_mount_point() => {
             return Err(Failure::from(Problem(
                 "no place for the mount: neither HOME nor XDG_STATE_HOME is set; give --mount-point DIR"
@@ -137,7 +148,7 @@ pub async fn worker(config: roles::Worker) -> Result<(), Failure> {
         None => None,
     };
     let url = advertised(config.net.advertise.as_ref(), address)?;
-    let settings = config.worker.settings(
+    let mut settings = config.worker.settings(
         &config.store,
         &config.cache,
         &config.engine,
@@ -153,7 +164,20 @@ pub async fn worker(config: roles::Worker) -> Result<(), Failure> {
     let registrar: Arc<dyn Registrar> = Arc::new(GatewayClient::new(config.net.gateway.as_str(), secret)?);
 
     let start = async {
-        open_store(&config.store).await?;
+        let store = open_store(&config.store).await;
+        if let (true, Some(data)) = (config.worker.is_hot(), &data) {
+            // Copies that are here are served also while the store is down.
+            let store = match store {
+                Err(failure) if failure.exit() == Exit::Unreachable => {
+                    tracing::warn!("{failure}; what is here is served meanwhile");
+                    open(&config.store.store, &config.store.options())?
+                }
+                store => store?,
+            };
+            settings.hot = Some(config.hot.settings(data.path().join("hot"), store.store));
+        } else {
+            store?;
+        }
         Worker::start(settings, registrar).await.map_err(|error| Failure::mount(&error))
     };
     let Some(worker) = unless_stopped(start, &shutdown).await? else { return Ok(()) };
@@ -190,7 +214,7 @@ async fn unless_stopped<T>(
 /// was killed, so it is not looked at: the mount daemon knows what to do with it.
 fn prepare_mount_point(settings: &WorkerSettings) -> Result<(), Failure> {
     let dir = &settings.mount.dir;
-    if settings.mount_dir.is_some() || dir.as_os_str().is_empty() {
+    if !settings.cold || settings.mount_dir.is_some() || dir.as_os_str().is_empty() {
         return Ok(());
     }
     data_dir::make(dir)

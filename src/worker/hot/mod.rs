@@ -36,6 +36,8 @@ mod fetch;
 mod files;
 pub(super) mod http;
 mod keep;
+#[cfg(test)]
+mod kill_tests;
 mod load;
 mod manifest;
 mod metrics;

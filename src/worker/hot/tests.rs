@@ -32,7 +32,7 @@ use super::{
 
 /// A gateway that grants, listens, and assigns what it is told to.
 #[derive(Debug, Default)]
-struct Gateway {
+pub(super) struct Gateway {
     assignment: Mutex<Option<Assignment>>,
     manifests: Mutex<Vec<Manifest>>,
     leases: Mutex<Vec<LeaseRequest>>,
