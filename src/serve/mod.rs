@@ -11,7 +11,7 @@ use springhouse_gateway::{
     api::client::{GatewayClient, Registrar},
 };
 
-use self::data_dir::DataDir;
+use self::{data_dir::DataDir, schemas::Schemas};
 use crate::{
     config::{
         Problem,
@@ -22,6 +22,7 @@ use crate::{
     },
     error::{Exit, Failure},
     gateway_store::GatewayStore,
+    query::QuerySettings,
     shutdown::Shutdown,
     worker::{Worker, WorkerSettings},
 };
@@ -29,6 +30,7 @@ use crate::{
 mod banner;
 mod data_dir;
 mod http;
+mod schemas;
 
 /// What a stop may take beyond the time that running answers have: leases, registry, mount.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -61,6 +63,8 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
         }
         let gateway =
             Gateway::start(gateway_settings, Arc::new(GatewayStore::new(Arc::clone(&store.store)))).await?;
+        let schemas = Schemas::new(worker_settings.query.clone(), data.path().to_owned());
+        gateway.check_schemas_with(Arc::new(schemas));
         let name = worker_settings.name.clone();
         match Worker::start(worker_settings, gateway.registrar()).await {
             Ok(worker) => {
@@ -101,7 +105,10 @@ pub async fn gateway(config: roles::Gateway) -> Result<(), Failure> {
     let start = async {
         let store = open_store(&config.store).await?;
         let view = Arc::new(GatewayStore::new(Arc::clone(&store.store)));
-        Ok((Gateway::start(settings, view).await?, store))
+        let gateway = Gateway::start(settings, view).await?;
+        let schemas = Schemas::new(QuerySettings::default(), data.path().to_owned());
+        gateway.check_schemas_with(Arc::new(schemas));
+        Ok((gateway, store))
     };
     let Some((gateway, store)) = unless_stopped(start, &shutdown).await? else { return Ok(()) };
 

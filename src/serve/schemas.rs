@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use springhouse_gateway::writing::SchemaCheck;
 use tokio::task::spawn_blocking;
 
-use crate::query::{QuerySettings, write};
+use crate::query::{self, QuerySettings, write};
 
 /// Checks schemas with the same sandbox as hot workers run them in.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ impl SchemaCheck for Schemas {
     async fn check(&self, sql: &str) -> Result<(), String> {
         let (settings, dir, sql) = (self.settings.clone(), self.dir.clone(), sql.to_owned());
         let made = spawn_blocking(move || {
+            // Of a gateway alone nothing else needs SQLite.
+            query::init()?;
             let scratch = tempfile::Builder::new().prefix(".schema-").tempdir_in(&dir);
             let scratch = scratch.map_err(|error| format!("{}: {error}", dir.display()))?;
             write::create(&scratch.path().join("database"), &sql, &settings).map_err(|error| error.message)
@@ -41,7 +43,6 @@ mod tests {
 
     #[tokio::test]
     async fn sqlite_decides() {
-        crate::query::init().expect("SQLite");
         let dir = tempfile::tempdir().expect("a directory");
         let schemas = Schemas::new(QuerySettings::default(), dir.path().into());
         assert_eq!(schemas.check("create table t (a, b primary key); create index i on t (a)").await, Ok(()));
