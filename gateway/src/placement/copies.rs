@@ -82,10 +82,17 @@ pub fn place(wish: Wish<'_>, nodes: &[Node], used: &mut [u64]) -> Vec<usize> {
                 (score_by(wish.id, nodes[index].seed, nodes[index].quota as f64 / WEIGHT_BYTES), index)
             })
             .collect();
-        ranked.sort_unstable_by(|a, b| {
+        let better = |a: &(f64, usize), b: &(f64, usize)| {
             let by_name = || nodes[a.1].name.cmp(&nodes[b.1].name);
             b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then_with(by_name)
-        });
+        };
+        // Only zones need more of the ranking than its head.
+        let wanted = wish.copies - chosen.len();
+        if ranked.len() > wanted && nodes.iter().all(|node| node.zone.is_none()) {
+            ranked.select_nth_unstable_by(wanted, better);
+            ranked.truncate(wanted);
+        }
+        ranked.sort_unstable_by(better);
         let zone_is_new = |index: usize, chosen: &[usize]| match &nodes[index].zone {
             Some(zone) => chosen.iter().all(|other| nodes[*other].zone.as_ref() != Some(zone)),
             None => true,

@@ -7,6 +7,7 @@
 
 pub mod catalog;
 pub mod ledger;
+mod load;
 pub mod packed;
 pub mod rows;
 pub mod sled;

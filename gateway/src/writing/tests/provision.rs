@@ -201,6 +201,23 @@ async fn a_takeover_from_a_live_holder_goes_elsewhere_if_it_can() {
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
 }
 
+#[tokio::test]
+async fn a_write_that_a_takeover_overtakes_is_not_acknowledged() {
+    let home = Home::new(2).await;
+    let lock = home.provision("1001").await;
+    let old = home.worker(&lock["worker"]).clone();
+    old.hold_writes.store(true, SeqCst);
+    let meanwhile = async {
+        old.uploading.notified().await;
+        let taken = home.send("POST", "/v1/segments/1001/provision", json!({"takeover": true})).await;
+        assert_eq!(taken.0, StatusCode::OK, "{}", taken.1);
+        old.go.notify_one();
+    };
+    let (answer, ()) = tokio::join!(home.execute("1001"), meanwhile);
+    assert_eq!(code(&answer), (409, "fenced"), "{}", answer.1);
+    assert_eq!(home.query("1001").await.1["change"], 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_was_never_ready_is_replaced_without_asking() {
     let home = Home::new(2).await;

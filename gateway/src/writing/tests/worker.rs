@@ -54,6 +54,8 @@ pub(super) struct FakeHot {
     pub(super) mute: AtomicBool,
     /// Uploads wait until they are told.
     pub(super) hold_uploads: AtomicBool,
+    /// Writes wait as well, when they are done.
+    pub(super) hold_writes: AtomicBool,
     pub(super) go: Notify,
     pub(super) uploading: Notify,
     /// Uploads are shorter in the store than they say.
@@ -76,6 +78,7 @@ impl FakeHot {
             full: AtomicBool::default(),
             mute: AtomicBool::default(),
             hold_uploads: AtomicBool::default(),
+            hold_writes: AtomicBool::default(),
             go: Notify::new(),
             uploading: Notify::new(),
             cut_uploads: AtomicBool::default(),
@@ -196,6 +199,10 @@ async fn execute(
     };
     if let Some(key) = key {
         hot.keys.lock().insert(key, change);
+    }
+    if hot.hold_writes.load(SeqCst) {
+        hot.uploading.notify_one();
+        hot.go.notified().await;
     }
     Ok(Json(json!({"results": [], "change": change, "repeated": false, "token": token})))
 }

@@ -1,0 +1,118 @@
+//! What the ledger is made of.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::hot::{SchemaInfo, Token},
+    segment::SegmentId,
+    store::Generation,
+};
+
+/// Name of the schema that always exists and is empty.
+pub const DEFAULT_SCHEMA: &str = "default";
+
+/// The right of one worker to write a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// Holder.
+    pub worker: String,
+    /// Fencing token.
+    pub token: Token,
+    /// When it was granted, ms since 1970.
+    pub since_ms: i64,
+    /// Name of the schema asked for.
+    pub schema: String,
+    /// Directory of the segment in the store.
+    pub directory: String,
+    /// Generation in the store that the writes build upon; `None`: the store had none.
+    pub base: Option<Generation>,
+    /// Whether the worker has said that it is writable there. Before, no write can have been acknowledged.
+    pub ready: bool,
+    /// A promotion that the worker may not have heard of: generation, and last transaction in it.
+    #[serde(default)]
+    pub untold: Option<(Generation, u64)>,
+}
+
+/// A promotion under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Token of the lock.
+    pub token: Token,
+    /// Name that the worker uploads to, below the store's root.
+    pub temporary: String,
+    /// Where it goes.
+    pub path: String,
+    /// Generation that it may replace; `None`: nothing may be there.
+    pub expected: Option<Generation>,
+    /// Known once the upload is verified: from then on the rename may have happened.
+    pub uploaded: Option<Uploaded>,
+}
+
+/// What lies at the temporary name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time of the temporary, ms since 1970: a rename keeps it, so it tells ours from others.
+    pub mtime_ms: i64,
+    /// xxh3-128 of its bytes, 32 hexadecimal digits.
+    pub checksum: String,
+    /// Last transaction in it.
+    pub change: u64,
+}
+
+/// A deletion: under way, or over and remembered so that a listing begun before does not undo it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Token above every lock that the segment had: what workers are sent.
+    pub token: Token,
+    /// Directory where it lay.
+    pub directory: String,
+    /// When it began, ms since 1970.
+    pub since_ms: i64,
+    /// When it ended, ms since 1970.
+    pub done_ms: Option<i64>,
+    /// Generation that was removed last.
+    pub generation: Option<Generation>,
+}
+
+/// A segment that shall have hot copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raise {
+    /// How many, at least 1.
+    pub copies: u32,
+}
+
+/// Checksum of a generation that was promoted through this gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// The generation.
+    pub generation: Generation,
+    /// xxh3-128 of its bytes, 32 hexadecimal digits.
+    pub checksum: String,
+}
+
+/// One change of the ledger.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// Write lock of a segment.
+    Lock(SegmentId, Option<Lock>),
+    /// Promotion of a segment.
+    Intent(SegmentId, Option<Intent>),
+    /// Deletion of a segment.
+    Tombstone(SegmentId, Option<Tombstone>),
+    /// Wish for copies.
+    Raise(SegmentId, Option<Raise>),
+    /// Workers that shall have it; empty: none.
+    Pins(SegmentId, BTreeSet<String>),
+    /// A new version of a schema.
+    Schema(SchemaInfo),
+    /// Whether a worker shall become empty.
+    Drain(String, bool),
+    /// Checksum of a promoted generation.
+    Checksum(SegmentId, Option<Checksum>),
+    /// No token up to this one will be given again.
+    Token(Token),
+}
