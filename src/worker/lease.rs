@@ -129,7 +129,7 @@ mod tests {
         }
 
         async fn manifest(&self, _: &str, _: &Manifest) -> Result<ManifestAnswer, ClientError> {
-            Ok(ManifestAnswer { send_all: false })
+            Ok(ManifestAnswer { send_all: false, fenced: Vec::new() })
         }
 
         async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {

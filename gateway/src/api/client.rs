@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    error::{ApiError, ErrorBody},
+    error::{ApiError, ErrorBody, ErrorCode},
     hot::{Assignment, Manifest, ManifestAnswer},
     types::{
         DiscoveryReport, DiscoveryStatus, LeaseAnswer, LeaseRequest, QueryRequest, SegmentInfo, SegmentList,
@@ -58,20 +58,37 @@ pub trait Registrar: Send + Sync + 'static {
     /// Gives the lease of `epoch` up. Not an error if it is gone already.
     async fn release(&self, name: &str, epoch: u64) -> Result<(), ClientError>;
 
-    /// Tells what the hot tier of worker `name` has.
-    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError>;
+    /// Says what hot worker `name` has. Only with a lease: `Refused` with code `conflict` if another
+    /// process has the name.
+    async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
+        let _ = manifest;
+        Err(no_copies(name))
+    }
 
-    /// What the hot tier of worker `name` should have: all, or what changed since version `since`.
-    async fn assignment(&self, name: &str, epoch: u64, since: Option<u64>)
-    -> Result<Assignment, ClientError>;
+    /// What hot worker `name` should hold, as far as version `since` does not know it. Only with the lease
+    /// of `epoch`.
+    async fn assignment(
+        &self,
+        name: &str,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Assignment, ClientError> {
+        let _ = (epoch, since);
+        Err(no_copies(name))
+    }
+}
+
+fn no_copies(name: &str) -> ClientError {
+    let message = format!("nobody assigns copies to worker {name} here");
+    ClientError::Refused(ApiError::new(ErrorCode::NotFound, message))
 }
 
 /// A client of one gateway. Cheap to clone; connections are kept and shared.
 #[derive(Debug, Clone)]
 pub struct GatewayClient {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     base: Url,
-    secret: Option<String>,
+    pub(super) secret: Option<String>,
 }
 
 impl GatewayClient {
@@ -157,7 +174,7 @@ impl GatewayClient {
         self.send(request).await
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -165,7 +182,7 @@ impl GatewayClient {
         url
     }
 
-    fn request(&self, method: Method, url: Url) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url).timeout(CALL_TIMEOUT);
         match &self.secret {
             Some(secret) => request.bearer_auth(secret),
@@ -173,12 +190,12 @@ impl GatewayClient {
         }
     }
 
-    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+    pub(super) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
         let answer = self.send(request).await?;
         self.decode(answer).await
     }
 
-    async fn decode<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
+    pub(super) async fn decode<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
         let url = answer.url().to_string();
         answer.json().await.map_err(|e| {
             if e.is_decode() {
@@ -190,7 +207,7 @@ impl GatewayClient {
     }
 
     /// Sends and turns every status that is no success into an error.
-    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let mut answer = request.send().await.map_err(|e| self.unreachable(&e))?;
         let status = answer.status();
         if status.is_success() {
@@ -233,8 +250,8 @@ impl Registrar for GatewayClient {
     }
 
     async fn manifest(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ClientError> {
-        let url = self.url(&["v1", "workers", name, "manifest"]);
-        self.json(self.request(Method::PUT, url).json(manifest)).await
+        self.json(self.request(Method::PUT, self.url(&["v1", "workers", name, "manifest"])).json(manifest))
+            .await
     }
 
     async fn assignment(

@@ -388,6 +388,10 @@ pub struct Manifest {
 pub struct ManifestAnswer {
     /// Whether the worker has to send all of it: the gateway has not `base`, or the digests differ.
     pub send_all: bool,
+    /// Segments that the worker holds under a token that is not the write lock's any more: it has to close
+    /// them for writing, and to keep aside what it had not promoted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<String>,
 }
 
 /// Answer to `GET /v1/workers/{name}/assignment?epoch=E&since=V`: what a hot worker should hold, all

@@ -20,7 +20,6 @@ use super::{
     auth,
     client::{ClientError, Registrar},
     error::{ApiError, ErrorCode},
-    hot::{Assignment, Manifest, ManifestAnswer},
     segments::{bad_request, read_body},
     types::{LeaseAnswer, LeaseRequest, WorkerList},
 };
@@ -153,16 +152,4 @@ impl Registrar for LocalRegistrar {
     async fn release(&self, name: &str, epoch: u64) -> Result<(), ClientError> {
         self.0.release(name, epoch).map_err(ClientError::Refused)
     }
-
-    async fn manifest(&self, _: &str, _: &Manifest) -> Result<ManifestAnswer, ClientError> {
-        Err(no_hot_tier())
-    }
-
-    async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {
-        Err(no_hot_tier())
-    }
-}
-
-fn no_hot_tier() -> ClientError {
-    ClientError::Refused(ApiError::new(ErrorCode::NotFound, "this gateway knows no hot tier"))
 }
