@@ -199,7 +199,7 @@ async fn answer(
     let mut path = path;
     let mut held = None;
     if from == Source::Copy {
-        let copy = service.hot.as_ref().map(|hot| hot.read(&id));
+        let copy = service.hot.as_ref().map(|hot| hot.read(&id, headers));
         let copy =
             copy.unwrap_or_else(|| Err(ApiError::new(ErrorCode::NoWorker, "this worker has no copies")))?;
         (path, expected, held) = (copy.path, Some(copy.key), Some(copy.held));

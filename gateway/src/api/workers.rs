@@ -20,7 +20,6 @@ use super::{
     auth,
     client::{ClientError, Registrar},
     error::{ApiError, ErrorCode},
-    hot::{Assignment, Manifest, ManifestAnswer},
     segments::{bad_request, read_body},
     types::{LeaseAnswer, LeaseRequest, WorkerList},
 };

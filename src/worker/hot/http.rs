@@ -73,10 +73,17 @@ pub(in crate::worker) struct Reading {
 }
 
 impl Hot {
-    /// The copy of `id` for a query.
-    pub(in crate::worker) fn read(&self, id: &SegmentId) -> Result<Reading, ApiError> {
+    /// The copy of `id` for a query. With a token, the query wants to see every write under it.
+    pub(in crate::worker) fn read(&self, id: &SegmentId, headers: &HeaderMap) -> Result<Reading, ApiError> {
         let segment = self.find(id.as_str()).ok_or_else(|| not_here("nothing is known of it here"))?;
-        let key = segment.state.lock().readable()?.key;
+        let token = token_if_given(headers)?;
+        let key = {
+            let state = segment.state.lock();
+            if let Some(token) = token {
+                state.check_token(token)?;
+            }
+            state.readable()?.key
+        };
         Ok(Reading { path: segment.engine_path(), key, held: segment.hold() })
     }
 }

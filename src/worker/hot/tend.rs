@@ -1,7 +1,7 @@
 //! What goes on by itself: copies that the assignment asks for, the manifest, and upkeep.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +11,7 @@ use springhouse_gateway::{
     api::{
         client::{ClientError, Registrar},
         error::ErrorCode,
-        hot::{Assignment, Manifest},
+        hot::{Assignment, Token},
         types::LeaseAnswer,
     },
     segment::SegmentId,
@@ -370,10 +370,16 @@ impl Hot {
                 continue;
             };
             let version = manifest.version;
+            let tokens = self.tokens();
             match registrar.manifest(name, &manifest).await {
+                Ok(answer) if answer.send_all && told.is_some() => told = None,
                 Ok(answer) => {
-                    self.give_up(&manifest, &answer.fenced).await;
-                    told = (!answer.send_all || told.is_none()).then_some(version);
+                    told = Some(version);
+                    for id in answer.fenced {
+                        if let Some(token) = tokens.get(&id) {
+                            self.lose_lock(&id, *token).await;
+                        }
+                    }
                 }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::NotFound => {
                     tracing::debug!(%error, "the gateway takes no manifest");
@@ -393,16 +399,31 @@ impl Hot {
         }
     }
 
-    /// The gateway gave the write locks of these to somebody else: what was not promoted is kept aside. Only
-    /// under the tokens that it was told of: it may have given us new ones meanwhile.
-    async fn give_up(self: &Arc<Self>, told: &Manifest, fenced: &[String]) {
-        for entry in told.segments.iter().filter(|entry| fenced.contains(&entry.id)) {
-            let (Ok(id), Some(token)) = (SegmentId::parse(&entry.id), entry.token) else { continue };
-            tracing::warn!(segment = %id, token, "another worker has the write lock now");
-            match self.release(&id, token, true).await {
-                Ok(_) => {}
-                Err(error) if error.code == ErrorCode::Fenced => {}
-                Err(error) => tracing::error!(segment = %id, %error, "it could not be closed for writing"),
+    /// What is writable here, and under which token.
+    fn tokens(&self) -> HashMap<String, Token> {
+        let written = self.written.lock().clone();
+        let token = |id: &String| {
+            let segment = self.find(id)?;
+            let state = segment.state.lock();
+            state.record.copy.as_ref().and_then(|copy| copy.token)
+        };
+        written.into_iter().filter_map(|id| token(&id).map(|token| (id, token))).collect()
+    }
+
+    /// The write lock under `token` is not this worker's any more.
+    async fn lose_lock(self: &Arc<Self>, id: &str, token: Token) {
+        let Ok(id) = SegmentId::parse(id) else { return };
+        // A token that came meanwhile is not the one that was lost: then this is refused.
+        match self.release(&id, token, true).await {
+            Ok(_) => tracing::warn!(segment = %id, token, "the write lock was lost to somebody else"),
+            Err(error) if matches!(error.code, ErrorCode::NotProvisioned | ErrorCode::Fenced) => {}
+            Err(error) => {
+                tracing::error!(segment = %id, %error, "a lost write lock cannot be given up; trying again");
+                // Changes the manifest, so that the gateway says it again.
+                if let Some(segment) = self.find(id.as_str()) {
+                    segment.state.lock().refused = Some(error.message);
+                    self.publish(&segment);
+                }
             }
         }
     }

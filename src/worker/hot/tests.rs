@@ -36,6 +36,8 @@ pub(super) struct Gateway {
     assignment: Mutex<Option<Assignment>>,
     manifests: Mutex<Vec<Manifest>>,
     leases: Mutex<Vec<LeaseRequest>>,
+    /// What the next manifest is told to be fenced.
+    fenced: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -58,7 +60,8 @@ impl Registrar for Gateway {
         if !send_all {
             manifests.push(manifest.clone());
         }
-        Ok(ManifestAnswer { send_all, fenced: Vec::new() })
+        let fenced = if send_all { Vec::new() } else { std::mem::take(&mut *self.fenced.lock()) };
+        Ok(ManifestAnswer { send_all, fenced })
     }
 
     async fn assignment(&self, _: &str, _: u64, _: Option<u64>) -> Result<Assignment, ClientError> {
@@ -321,6 +324,9 @@ async fn an_existing_generation_is_fetched_first_and_old_tokens_change_nothing()
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert!(kept[0].file_name().expect("a name").to_string_lossy().starts_with("1234567.12."), "{kept:?}");
     assert_eq!(crate::query::test_numbers(&kept[0], SQL), [7, 8]);
+    let query = json!({"sql": SQL});
+    assert_eq!(bench.refused("query", 12, query.clone()).await, "fenced", "it wants to see every write");
+    bench.good("query", 13, query).await;
     let bench = bench.restart().await;
     assert_eq!(bench.refused("execute", 12, json!({"sql": "DELETE FROM t"})).await, "fenced");
     bench.insert(13, 101).await;
@@ -491,4 +497,17 @@ async fn what_has_no_room_or_no_database_in_it_is_refused_with_the_reason() {
     let bench = bench.restart().await;
     let (status, answer) = bench.post("provision", 5, body).await;
     assert_eq!((status.as_u16(), &answer["error"]["code"]), (422, &json!("segment_corrupt")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_lock_that_was_lost_is_given_up_and_its_writes_are_kept() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    bench.gateway.fenced.lock().push("1234567".into());
+    bench.insert(5, 2).await; // the manifest changes with the next upkeep
+    bench.until(|shown| shown["state"] == "gone").await;
+    assert_eq!(bench.refused("execute", 5, json!({"sql": "DELETE FROM t"})).await, "not_provisioned");
+    let kept = bench.kept();
+    assert_eq!((kept.len(), crate::query::test_numbers(&kept[0], SQL)), (1, vec![1, 2]));
 }

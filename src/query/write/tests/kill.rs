@@ -28,7 +28,8 @@ fn child() {
             let writer = &writer;
             async move {
                 for round in 0.. {
-                    let number = (begun + round * CLIENTS + client) * 10 + client;
+                    // No other client, and no child before or after, has the same.
+                    let number = (begun * 10_000 + round) * 10 + client;
                     let request = insert(number);
                     let digest = xxhash_rust::xxh3::xxh3_128(&serde_json::to_vec(&request).expect("JSON"));
                     // Half of them have keys.
