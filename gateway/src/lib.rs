@@ -1,6 +1,6 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `gateway`, `api` handlers → `routing`, `discovery` → `registry`, `leases`,
+//! Imports go one way: `trough`, `gateway`, `api` handlers → `routing`, `discovery` → `registry`, `leases`,
 //! `placement` → `api::types`, `api::error`, `segment`, `store`, which import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
@@ -16,6 +16,7 @@ pub mod routing;
 pub mod segment;
 mod settings;
 pub mod store;
+pub mod trough;
 
 pub use gateway::{Gateway, StartError};
 pub use settings::Settings;
