@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use axum::body::Body;
 
-use crate::{api::error::ApiError, segment::SegmentId};
+use crate::{
+    api::error::{ApiError, ErrorCode},
+    segment::SegmentId,
+};
 
 /// A segment that may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +34,12 @@ pub enum SchemaError {
 }
 
 impl From<ApiError> for SchemaError {
+    /// What SQLite does not accept is invalid.
     fn from(error: ApiError) -> Self {
-        Self::Failed(error)
+        match error.code {
+            ErrorCode::SqlError | ErrorCode::SqlForbidden => Self::Invalid(error.message),
+            _ => Self::Failed(error),
+        }
     }
 }
 

@@ -221,6 +221,10 @@ async fn store(ports: &Ports, id: &str, sql: &str) -> Answer {
         Ok(SchemaPut::Created) => Ok(flask_empty(StatusCode::CREATED)),
         Ok(SchemaPut::Replaced) => Ok(flask_empty(StatusCode::NO_CONTENT)),
         Err(SchemaError::Invalid(why)) => Err(Refusal::Text(format!("schema sql failed validation: {why}"))),
+        // An id that cannot be one, or one that is taken for good.
+        Err(SchemaError::Failed(error)) if error.code.status_and_retry().0.is_client_error() => {
+            Err(Refusal::Text(error.message))
+        }
         Err(SchemaError::Failed(error)) => Err(failed(error)),
     }
 }

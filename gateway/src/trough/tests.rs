@@ -92,7 +92,13 @@ impl Backend for Fake {
 
     async fn put_schema(&self, id: &str, sql: &str) -> Result<SchemaPut, SchemaError> {
         if sql.contains("bogus") {
-            return Err(SchemaError::Invalid("near \"bogus\": syntax error".into()));
+            return Err(ApiError::new(ErrorCode::SqlError, "near \"bogus\": syntax error").into());
+        }
+        if id == "default" {
+            return Err(ApiError::new(ErrorCode::Conflict, "the schema default is built in").into());
+        }
+        if id == "down" {
+            return Err(ApiError::new(ErrorCode::StoreUnavailable, "not now").into());
         }
         match self.schemas.lock().insert(id.to_owned(), sql.to_owned()) {
             None => Ok(SchemaPut::Created),
@@ -363,6 +369,18 @@ async fn bad_schemas_are_refused_in_troughs_words() {
         port.ask("PUT", "/schema/s/sql", "bogus").await,
         got(400, "text/plain; charset=utf-8", "schema sql failed validation: near \"bogus\": syntax error")
     );
+}
+
+#[tokio::test]
+async fn schemas_that_cannot_be_stored_are_refused_with_the_reason() {
+    let port = Port::new(manager_router);
+    assert_eq!(
+        port.ask("PUT", "/schema/default/sql", "create table t (a)").await,
+        got(400, "text/plain; charset=utf-8", "the schema default is built in")
+    );
+    let down = port.ask("PUT", "/schema/down/sql", "create table t (a)").await;
+    assert_eq!((down.status, down.content_type.as_str()), (500, "text/html; charset=utf-8"));
+    assert!(down.body.contains("<p>not now</p>"), "{down:?}");
 }
 
 #[tokio::test]
