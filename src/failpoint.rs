@@ -17,7 +17,7 @@ use std::{
 };
 
 /// The environment variable.
-const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
+pub const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
 
 static POINTS: OnceLock<Option<HashMap<String, Point>>> = OnceLock::new();
 

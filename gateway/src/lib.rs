@@ -1,6 +1,6 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies` →
+//! Imports go one way: `trough`, `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies` →
 //! `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::error`, `segment`, `store`, which
 //! import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
@@ -20,6 +20,7 @@ pub mod routing;
 pub mod segment;
 mod settings;
 pub mod store;
+pub mod trough;
 pub mod writing;
 
 pub use gateway::{Gateway, StartError};

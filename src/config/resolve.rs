@@ -197,7 +197,7 @@ fn environment(
     let mut given = Vec::new();
     for (name, value) in variables {
         let Some(name) = name.to_str().filter(|n| n.starts_with(ENV_PREFIX)) else { continue };
-        if name == CONFIG_ENV || is_service_link(name) {
+        if name == CONFIG_ENV || name == crate::failpoint::VARIABLE || is_service_link(name) {
             continue;
         }
         if let Some(spec) = specs.iter().find(|spec| spec.env() == name) {

@@ -25,7 +25,7 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "ln", "log", "log10", "log2", "lower", "ltrim", "match", "matchinfo", "max", "median", "min", "mod",
     "nth_value", "ntile", "nullif", "octet_length", "offsets", "percent_rank", "percentile",
     "percentile_cont", "percentile_disc", "pi", "pow", "power", "printf", "quote", "radians", "random",
-    "randomblob", "rank", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim", "sign",
+    "randomblob", "rank", "regexp", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim", "sign",
     "sin", "sinh", "snippet", "soundex", "sqlite_source_id", "sqlite_version", "sqrt", "strftime",
     "string_agg", "substr", "substring", "subtype", "sum", "tan", "tanh", "time", "timediff",
     "total", "total_changes", "trim", "trunc", "typeof", "unhex", "unicode", "unistr", "unistr_quote",

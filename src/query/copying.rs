@@ -18,6 +18,7 @@ use super::{
     errors::SqliteError,
     functions,
     raw::{Handle, Statement, Value, ValueRef},
+    regexp,
 };
 
 /// Instructions between two looks at whether to stop: under a millisecond, unless one of them reads.
@@ -172,7 +173,8 @@ impl Reader {
         ] {
             connection.set_db_config(option, on).map_err(opening)?;
         }
-        // The schema may use them.
+        // The schema may use these functions.
+        regexp::install(&connection).map_err(opening)?;
         functions::install(Handle::of(&connection)).map_err(|e| CopyError::Sqlite {
             doing: "opening the database",
             code: e.code,

@@ -1,4 +1,4 @@
-//! Rows as JSON and NDJSON.
+//! Rows as JSON and NDJSON, and, with `rows`, as Trough writes them.
 //!
 //! Integers are exact; reals are the shortest text that gives the same bits back and always have a `.`
 //! or an exponent; what JSON has no word for is an object with one tag: `{"$base64": …}` a blob,
@@ -13,8 +13,12 @@ use springhouse_gateway::api::{
     error::{ApiError, ErrorBody, ErrorCode},
     types::{Column, EndMark},
 };
+use springhouse_gateway::trough::{ROWS_CONTENT_TYPE, json};
 
-use super::raw::ValueRef;
+use super::{
+    raw::ValueRef,
+    rows::{Members, put_real},
+};
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +27,9 @@ pub enum Format {
     Json,
     /// A line with `generation` and `columns`, an array a row, a line with `end` or `error`.
     Ndjson,
+    /// Trough's: an array of objects, a line each; nothing else. SQL is understood as by Trough, and SQLite's
+    /// words about it are left as they are. An answer that fails after some rows is cut and says why.
+    Trough,
 }
 
 impl Format {
@@ -31,6 +38,7 @@ impl Format {
         match self {
             Self::Json => "application/json",
             Self::Ndjson => "application/x-ndjson",
+            Self::Trough => ROWS_CONTENT_TYPE,
         }
     }
 }
@@ -42,6 +50,8 @@ const PIECE_BYTES: usize = 48 << 10;
 #[derive(Debug)]
 pub(super) struct Encoder {
     format: Format,
+    /// Of `Trough`.
+    members: Members,
     buffer: Vec<u8>,
     rows: u64,
     taken: u64,
@@ -52,7 +62,15 @@ pub(super) struct Encoder {
 impl Encoder {
     /// Nothing of an answer is kept beyond a row and a chunk, so `row_bytes_max` bounds the memory.
     pub(super) fn new(format: Format, answer_bytes_max: u64, row_bytes_max: u64) -> Self {
-        Self { format, buffer: Vec::with_capacity(4096), rows: 0, taken: 0, answer_bytes_max, row_bytes_max }
+        Self {
+            format,
+            members: Members::default(),
+            buffer: Vec::with_capacity(4096),
+            rows: 0,
+            taken: 0,
+            answer_bytes_max,
+            row_bytes_max,
+        }
     }
 
     /// Rows written.
@@ -86,16 +104,23 @@ impl Encoder {
         Bytes::from(std::mem::take(&mut self.buffer))
     }
 
-    /// What comes before the rows.
-    pub(super) fn head(&mut self, generation: Generation, columns: &[Column]) {
+    /// What comes before the rows. Gives the columns that [`Encoder::row`] wants, in its order.
+    pub(super) fn head(&mut self, generation: Generation, columns: &[Column]) -> Vec<usize> {
+        if self.format == Format::Trough {
+            let (members, needed) = Members::new(columns);
+            self.members = members;
+            self.buffer.push(b'[');
+            return needed;
+        }
         self.buffer.extend_from_slice(b"{\"generation\":\"");
         self.buffer.extend_from_slice(generation.to_string().as_bytes());
         self.buffer.extend_from_slice(b"\",\"columns\":");
         write_json(&mut self.buffer, columns);
         self.buffer.extend_from_slice(match self.format {
             Format::Json => b",\"rows\":[",
-            Format::Ndjson => b"}\n",
+            Format::Ndjson | Format::Trough => b"}\n",
         });
+        (0..columns.len()).collect()
     }
 
     /// One row; all of it or, on an error, nothing.
@@ -117,17 +142,21 @@ impl Encoder {
         values: impl Iterator<Item = Result<ValueRef<'v>, E>>,
         start: usize,
     ) -> Result<(), RowError<E>> {
-        if self.format == Format::Json && self.rows > 0 {
-            self.buffer.push(b',');
+        match self.format {
+            Format::Json if self.rows > 0 => self.buffer.push(b','),
+            Format::Trough if self.rows > 0 => self.buffer.extend_from_slice(b",\n"),
+            _ => {}
         }
-        self.buffer.push(b'[');
+        let [open, close] = if self.format == Format::Trough { *b"{}" } else { *b"[]" };
+        self.buffer.push(open);
         for (at, value) in values.enumerate() {
             if at > 0 {
                 self.buffer.push(b',');
             }
+            self.buffer.extend_from_slice(self.members.name(at));
             self.value(value.map_err(RowError::Value)?, start).map_err(RowError::Limit)?;
         }
-        self.buffer.push(b']');
+        self.buffer.push(close);
         if self.format == Format::Ndjson {
             self.buffer.push(b'\n');
         }
@@ -140,6 +169,7 @@ impl Encoder {
             ValueRef::Integer(integer) => {
                 self.buffer.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
             }
+            ValueRef::Real(real) if self.format == Format::Trough => put_real(&mut self.buffer, real),
             ValueRef::Real(real) if real.is_finite() => {
                 self.buffer.extend_from_slice(ryu::Buffer::new().format_finite(real).as_bytes());
             }
@@ -153,6 +183,10 @@ impl Encoder {
                 Ok(text) => return self.text(text, start),
                 Err(_) => return self.base64(b"{\"$base64text\":\"", text, start),
             },
+            // Trough knows no blobs: what can be read as a text is one.
+            ValueRef::Blob(blob) if self.format == Format::Trough && std::str::from_utf8(blob).is_ok() => {
+                return self.value(ValueRef::Text(blob), start);
+            }
             ValueRef::Blob(blob) => return self.base64(b"{\"$base64\":\"", blob, start),
         }
         self.check(start)
@@ -163,7 +197,10 @@ impl Encoder {
         let mut rest = text;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
-            escape(&mut self.buffer, piece);
+            match self.format {
+                Format::Trough => json::put_escaped(&mut self.buffer, piece, false),
+                Format::Json | Format::Ndjson => escape(&mut self.buffer, piece),
+            }
             self.check(start)?;
             rest = after;
         }
@@ -214,6 +251,7 @@ impl Encoder {
                 write_json(&mut self.buffer, &mark);
                 self.buffer.extend_from_slice(b"}\n");
             }
+            Format::Trough => self.buffer.extend_from_slice(b"]\n"),
         }
     }
 
@@ -245,6 +283,8 @@ pub(super) fn failure_tail(format: Format, error: &ApiError) -> Vec<u8> {
             write_json(&mut tail, &ErrorBody { error: error.clone() });
             tail.push(b'\n');
         }
+        // Without its bracket it is no JSON: nobody takes it for whole.
+        Format::Trough => tail.extend_from_slice(format!("\n500 Server Error: {error}\n").as_bytes()),
     }
     tail
 }

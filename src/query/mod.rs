@@ -19,6 +19,8 @@ mod metrics;
 mod params;
 mod pool;
 mod raw;
+mod regexp;
+mod rows;
 mod run;
 mod sandbox;
 mod settings;

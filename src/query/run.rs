@@ -107,7 +107,9 @@ impl Run<'_> {
         match self.rows(&mut statement, &mut encoder, sender) {
             Ok(truncated) => encoder.end(truncated),
             Err(Broken::Failed(failure)) => {
-                if encoder.taken() == 0 && (encoder.rows() == 0 || is_of_segment(failure.error.code)) {
+                // Trough's format has no place for an error: as long as nothing was sent, it is the answer.
+                let is_answer = encoder.rows() == 0 || self.query.format == Format::Trough;
+                if encoder.taken() == 0 && (is_answer || is_of_segment(failure.error.code)) {
                     return Err(failure);
                 }
                 encoder.fail(&failure.error);
@@ -140,7 +142,7 @@ impl Run<'_> {
         // What the statement sees is fixed by its first step.
         let generation = self.pool.name(self.pooled, before);
         sender.name(generation);
-        encoder.head(generation, &columns);
+        let columns = encoder.head(generation, &columns);
         loop {
             let truncated = match &more {
                 Ok(true) if Some(encoder.rows()) != self.query.rows_max => None,
@@ -164,12 +166,17 @@ impl Run<'_> {
                 chunk_bytes = CHUNK_BYTES;
                 chunk_start = Instant::now();
             }
-            more = self.row(encoder, statement);
+            more = self.row(encoder, statement, &columns);
         }
     }
 
     /// Writes the current row and steps to the next.
-    fn row(&self, encoder: &mut Encoder, statement: &mut Statement<'_>) -> Result<bool, Failure> {
+    fn row(
+        &self,
+        encoder: &mut Encoder,
+        statement: &mut Statement<'_>,
+        columns: &[usize],
+    ) -> Result<bool, Failure> {
         if encoder.rows() >= self.settings.rows_max {
             return Err(Failure::from(ApiError::new(
                 ErrorCode::RowLimit,
@@ -180,7 +187,7 @@ impl Run<'_> {
         if let Some(stop) = self.control.stop() {
             return Err(errors::stopped(stop).into());
         }
-        let values = (0..statement.column_count()).map(|column| statement.value(column));
+        let values = columns.iter().map(|&column| statement.value(column));
         encoder.row(values).map_err(|error| match error {
             RowError::Limit(error) => error.into(),
             RowError::Value(error) => self.failure(&error),
@@ -199,7 +206,11 @@ impl Run<'_> {
                 self.settings.sql.statement_bytes
             )));
         }
-        let Some(text) = raw::c_string(sql) else {
+        // Trough's SQLite takes "x" for a text where no column has that name. Such statements are kept
+        // apart: no other ends in a blank.
+        let is_trough = self.query.format == Format::Trough;
+        self.pooled.sandbox().quote_texts_like_names(is_trough).map_err(|error| self.failure(&error))?;
+        let Some(text) = raw::c_string(&format!("{sql}{}", if is_trough { " " } else { "" })) else {
             return Err(bad("the statement holds a NUL character".into()));
         };
         if let Some(statement) = self.pooled.sandbox().kept(&text) {
@@ -249,9 +260,13 @@ impl Run<'_> {
     }
 
     fn failure(&self, error: &SqliteError) -> Failure {
+        let mut told = error.clone();
+        if self.query.format == Format::Trough {
+            told.offset = None; // in SQLite's words alone
+        }
         Failure {
             error: self.pool.api_error(
-                error,
+                &told,
                 Some(self.pooled.sandbox()),
                 self.query.sql.trim(),
                 self.control,

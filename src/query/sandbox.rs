@@ -28,6 +28,7 @@ use super::{
     errors::SqliteError,
     functions,
     raw::{Handle, RawStatement, Statement, ValueRef},
+    regexp,
 };
 
 /// Virtual tables that may be used. Not among them: `dbstat`, which reads every page of the file.
@@ -132,6 +133,7 @@ impl Sandbox {
         *shared.control.lock() = Some(Arc::clone(control));
         harden(&connection, purpose, settings).map_err(|e| of_rusqlite(&e))?;
         functions::install(Handle::of(&connection))?;
+        regexp::install(&connection).map_err(|e| of_rusqlite(&e))?;
         set_authorizer(&connection, &shared)?;
         let sandbox = Self {
             statements: RefCell::new(Vec::new()),
@@ -161,6 +163,12 @@ impl Sandbox {
             control.set_connection(None);
         }
         *self.shared.denial.lock() = None;
+    }
+
+    /// Whether `"x"` in statements that are compiled from now on is a text where it is no name.
+    pub(super) fn quote_texts_like_names(&self, on: bool) -> Result<(), SqliteError> {
+        let set = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, on);
+        set.map(drop).map_err(|e| of_rusqlite(&e))
     }
 
     /// What the authorizer refused since [`Sandbox::work_for`].

@@ -1,6 +1,9 @@
 //! Which format an `Accept` header asks for.
 
-use springhouse_gateway::api::error::{ApiError, ErrorCode};
+use springhouse_gateway::{
+    api::error::{ApiError, ErrorCode},
+    trough::ROWS_CONTENT_TYPE,
+};
 
 use crate::query::Format;
 
@@ -13,6 +16,8 @@ pub(super) fn negotiate<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Fo
     let formats = [
         (Format::Json, &["application/json", "application/*", "*/*"][..]),
         (Format::Ndjson, &["application/x-ndjson", "application/ndjson", "application/*", "*/*"][..]),
+        // Only who names it gets it.
+        (Format::Trough, &[ROWS_CONTENT_TYPE][..]),
     ];
     formats
         .into_iter()
@@ -59,6 +64,7 @@ mod tests {
             (&["*/*, application/json;q=0"], Some(Format::Ndjson)),
             (&["application/*;q=0.1"], Some(Format::Json)),
             (&["text/html, */*;q=0.8"], Some(Format::Json)),
+            (&["application/x-trough-rows"], Some(Format::Trough)),
             (&["text/csv"], None),
             (&["application/json;q=0"], None),
             (&[""], Some(Format::Json)),

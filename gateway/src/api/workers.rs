@@ -20,6 +20,7 @@ use super::{
     auth,
     client::{ClientError, Registrar},
     error::{ApiError, ErrorCode},
+    hot::{Assignment, Manifest, ManifestAnswer},
     segments::{bad_request, read_body},
     types::{LeaseAnswer, LeaseRequest, WorkerList},
 };

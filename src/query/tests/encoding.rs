@@ -109,6 +109,7 @@ proptest! {
                     let text = String::from_utf8(bytes).expect("UTF-8");
                     serde_json::from_str(text.lines().last().expect("a line")).expect("JSON")
                 }
+                Format::Trough => unreachable!("it has no words for it"),
             };
             prop_assert_eq!(&last["error"]["code"], "deadline_exceeded");
             prop_assert_eq!(&last["error"]["message"], "too \"late\"");

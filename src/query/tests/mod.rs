@@ -29,6 +29,7 @@ mod hints;
 mod limits;
 mod pool;
 mod sandbox;
+mod trough;
 
 /// A directory as a store; counts what is asked of it.
 #[derive(Debug)]

@@ -167,6 +167,7 @@ async fn rows_of_a_file_that_changes_meanwhile_are_not_sent() {
                 let line = body.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
                 serde_json::from_slice(line.expect("a line")).expect("JSON")
             }
+            Format::Trough => unreachable!("it has no words for it"),
         };
         assert_eq!(last["error"]["code"], "segment_replaced", "{format:?}");
     }
