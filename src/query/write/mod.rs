@@ -21,6 +21,7 @@ mod copy;
 mod create;
 mod keys;
 mod marker;
+mod metrics;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -30,5 +31,6 @@ pub use self::{
     copy::{Copied, copy, last_change},
     create::{create, prepare},
     marker::Marker,
-    writer::{Changes, Execute, Key, WriteMetrics, WriteSettings, Writer},
+    metrics::WriteMetrics,
+    writer::{Changes, Execute, Key, WriteSettings, Writer},
 };
