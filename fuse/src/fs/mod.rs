@@ -301,16 +301,18 @@ impl FileSystem {
             let stat = match at_once {
                 Poll::Ready(stat) => stat?,
                 Poll::Pending => {
-                    self.speculate(caller, &path);
-                    self.expect_neighbours(caller, &path);
                     let asked = Instant::now();
+                    if let Ok(store) = self.store_of(caller).await {
+                        self.speculate(caller, &store, &path);
+                        self.expect_neighbours(caller, store, &path);
+                    }
                     let stat = asking.await?;
                     self.databases.answered(asked.elapsed());
                     stat
                 }
             };
             let Some(metadata) = stat.found else {
-                self.speculation.is_no_file(&path);
+                self.speculation.is_no_file(self.viewer(caller), &path);
                 let ttl = self.lifetime(self.tuning().negative_lifetime, stat.asked);
                 return Ok(Looked { attr: None, ttl, attr_ttl: ttl });
             };

@@ -78,7 +78,7 @@ impl FileSystem {
     ) -> Result<Arc<OpenFile>> {
         let viewer = self.viewer(caller);
         self.expect_journals(caller, store, path);
-        let (file, asked) = match self.early(path, generation).await {
+        let (file, asked) = match self.early(viewer, path, generation).await {
             Some((early, asked)) => {
                 // The first bytes of a database are on their way since it was opened.
                 early.confirm().await?;
@@ -141,21 +141,23 @@ impl FileSystem {
         Arc::new(OpenFile { ino, key, source, database })
     }
 
-    /// Opens what is looked up before it is opened, if it may be a database. Not where each caller has
-    /// his own rights: the reader would be of another.
-    pub(super) fn speculate(&self, caller: Caller, path: &Arc<StorePath>) {
-        let freshness = self.tuning().freshness;
-        let worth_it = self.settings.sqlite && !self.by_caller() && !freshness.is_zero();
-        if worth_it && !self.stats.is_fresh(self.viewer(caller), path, freshness) {
-            self.speculation.looked_up(&self.store.0, path);
+    /// Opens what is looked up before it is opened, if it may be a database, as whoever looks it up.
+    pub(super) fn speculate(&self, caller: Caller, store: &Arc<dyn Store>, path: &Arc<StorePath>) {
+        let (freshness, viewer) = (self.tuning().freshness, self.viewer(caller));
+        let worth_it = self.settings.sqlite && !self.owns_for_callers() && !freshness.is_zero();
+        if worth_it && !self.stats.is_fresh(viewer, path, freshness) {
+            self.speculation.looked_up(store, viewer, path);
         }
     }
 
-    async fn early(&self, path: &Arc<StorePath>, generation: Generation) -> Option<(Early, Instant)> {
-        if self.by_caller() {
-            return None;
-        }
-        let (early, asked) = self.speculation.take(path, generation, self.tuning().freshness).await?;
+    async fn early(
+        &self,
+        viewer: u32,
+        path: &Arc<StorePath>,
+        generation: Generation,
+    ) -> Option<(Early, Instant)> {
+        let freshness = self.tuning().freshness;
+        let (early, asked) = self.speculation.take(viewer, path, generation, freshness).await?;
         // What this mount has changed may have the same time and length as what was opened before.
         (!self.stats.changed_since(asked)).then_some((early, asked))
     }

@@ -88,7 +88,8 @@ pub(super) struct Speculation {
 #[derive(Debug)]
 struct State {
     opening: Credits,
-    opens: HashMap<Arc<StorePath>, (Instant, Open)>,
+    /// By the user who looked the path up: nobody is given what another may open.
+    opens: HashMap<(u32, Arc<StorePath>), (Instant, Open)>,
     listed: Vec<(Arc<StorePath>, Instant)>,
     journals: Credits,
     /// First journals that were asked for and that nobody looked up yet.
@@ -118,14 +119,15 @@ impl Speculation {
     }
 
     /// `path` is about to be looked up in the store: opens it at the same time, if that may pay.
-    pub(super) fn looked_up(&self, store: &Arc<dyn Store>, path: &Arc<StorePath>) {
+    pub(super) fn looked_up(&self, store: &Arc<dyn Store>, user: u32, path: &Arc<StorePath>) {
         if !may_be_opened(path.name()) {
             return;
         }
         let mut state = self.state.lock();
         state.settle();
         // Taken now, given back when it is used: so no more are under way than may go wrong.
-        if state.opens.contains_key(path) || state.was_listed(path) || !state.opening.take() {
+        let key = (user, path.clone());
+        if state.opens.contains_key(&key) || state.was_listed(path) || !state.opening.take() {
             return;
         }
         let (store, wanted) = (store.clone(), path.clone());
@@ -135,27 +137,28 @@ impl Speculation {
             Ok(Early::begin(&databases, &runtime, wanted, reader))
         };
         let open = open.boxed().shared();
-        state.opens.insert(path.clone(), (Instant::now(), open.clone()));
+        state.opens.insert(key, (Instant::now(), open.clone()));
         drop(state);
         self.runtime.spawn(open);
     }
 
     /// What `path` turned out to be: not a file, so it will not be opened.
-    pub(super) fn is_no_file(&self, path: &Arc<StorePath>) {
-        self.state.lock().opens.remove(path);
+    pub(super) fn is_no_file(&self, user: u32, path: &Arc<StorePath>) {
+        self.state.lock().opens.remove(&(user, path.clone()));
     }
 
     /// What a guess opened, if it is of this generation, and since when that is known: less than
     /// `freshness` ago.
     pub(super) async fn take(
         &self,
+        user: u32,
         path: &Arc<StorePath>,
         wanted: Generation,
         freshness: Duration,
     ) -> Option<(Early, Instant)> {
         let (started, open) = {
             let mut state = self.state.lock();
-            let (started, open) = state.opens.remove(path)?;
+            let (started, open) = state.opens.remove(&(user, path.clone()))?;
             if started.elapsed() >= USED_WITHIN.min(freshness) {
                 return None;
             }
@@ -303,23 +306,28 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(memory.clone());
         let guesses = speculation();
         for _ in 0..20 {
-            guesses.looked_up(&store, &path("/a.db"));
-            assert!(guesses.take(&path("/a.db"), generation, USED_WITHIN).await.is_some());
+            guesses.looked_up(&store, 0, &path("/a.db"));
+            assert!(guesses.take(0, &path("/a.db"), generation, USED_WITHIN).await.is_some());
         }
         assert_eq!(memory.calls(Operation::Open), 20);
+        // What one has looked up is not opened for another.
+        guesses.looked_up(&store, 1, &path("/a.db"));
+        assert!(guesses.take(2, &path("/a.db"), generation, USED_WITHIN).await.is_none());
+        assert!(guesses.take(1, &path("/a.db"), generation, USED_WITHIN).await.is_some());
+        assert_eq!(memory.calls(Operation::Open), 21);
         // Nobody opens these.
         for i in 0..20 {
-            guesses.looked_up(&store, &path(&format!("/{i}.db")));
+            guesses.looked_up(&store, 0, &path(&format!("/{i}.db")));
         }
         settled().await;
-        assert_eq!(memory.calls(Operation::Open), 28);
+        assert_eq!(memory.calls(Operation::Open), 29);
         // Three seconds bring three credits.
         tokio::time::advance(Duration::from_secs(3)).await;
         for i in 20..40 {
-            guesses.looked_up(&store, &path(&format!("/{i}.db")));
+            guesses.looked_up(&store, 0, &path(&format!("/{i}.db")));
         }
         settled().await;
-        assert_eq!(memory.calls(Operation::Open), 31);
+        assert_eq!(memory.calls(Operation::Open), 32);
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,17 +337,17 @@ mod tests {
         memory.put(&path("/d/a.db"), Bytes::from_static(b"bb")).expect("put");
         let store: Arc<dyn Store> = Arc::new(memory.clone());
         let guesses = speculation();
-        guesses.looked_up(&store, &path("/d/a.db"));
-        assert!(guesses.take(&path("/d/a.db"), old, USED_WITHIN).await.is_none());
-        guesses.looked_up(&store, &path("/d/a.db-journal"));
-        guesses.looked_up(&store, &path("/d/directory"));
-        guesses.looked_up(&store, &path("/d/.hidden.db"));
+        guesses.looked_up(&store, 0, &path("/d/a.db"));
+        assert!(guesses.take(0, &path("/d/a.db"), old, USED_WITHIN).await.is_none());
+        guesses.looked_up(&store, 0, &path("/d/a.db-journal"));
+        guesses.looked_up(&store, 0, &path("/d/directory"));
+        guesses.looked_up(&store, 0, &path("/d/.hidden.db"));
         guesses.listed(&path("/d"));
-        guesses.looked_up(&store, &path("/d/a.db"));
+        guesses.looked_up(&store, 0, &path("/d/a.db"));
         settled().await;
         assert_eq!(memory.calls(Operation::Open), 1);
         tokio::time::advance(LISTED).await;
-        guesses.looked_up(&store, &path("/d/a.db"));
+        guesses.looked_up(&store, 0, &path("/d/a.db"));
         settled().await;
         assert_eq!(memory.calls(Operation::Open), 2);
     }

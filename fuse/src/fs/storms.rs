@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Caller, FileSystem, stats::Stat};
-use crate::store::StorePath;
+use crate::store::{Store, StorePath};
 
 /// Names asked for singly before their directory is listed.
 const SINGLE: u32 = 16;
@@ -88,13 +88,12 @@ impl Storms {
 
 impl FileSystem {
     /// `path`, of which nothing is known, is being asked for: its neighbours are, too, if that may pay.
-    pub(super) fn expect_neighbours(&self, caller: Caller, path: &StorePath) {
-        if self.by_caller() || self.tuning().freshness.is_zero() {
+    pub(super) fn expect_neighbours(&self, caller: Caller, store: Arc<dyn Store>, path: &StorePath) {
+        if self.tuning().freshness.is_zero() {
             return;
         }
         let Some(dir) = path.parent().filter(|dir| self.storms.looked_up(dir)) else { return };
-        let (stats, storms, store) = (self.stats.clone(), self.storms.clone(), self.store.0.clone());
-        let viewer = self.viewer(caller);
+        let (stats, storms, viewer) = (self.stats.clone(), self.storms.clone(), self.viewer(caller));
         self.runtime.spawn(async move {
             let asked = Instant::now();
             let mut names = 0;
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         fs::{FsSettings, ROOT},
-        store::{Operation, Store, StoreOptions, decorate, memory::MemoryStore},
+        store::{Operation, StoreOptions, decorate, memory::MemoryStore},
     };
 
     fn mount(names: usize) -> (MemoryStore, FileSystem) {
