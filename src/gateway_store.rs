@@ -110,3 +110,26 @@ fn failure(error: Error) -> StoreFailure {
         | ErrorKind::Other => StoreFailure::Other(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use springhouse_fuse::store::memory::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rename_replaces_and_a_removal_says_what_was_not_there() {
+        let inner = MemoryStore::new();
+        let put = |at: &str, bytes: &'static str| inner.put(&path(at).expect("a path"), bytes).expect("put");
+        put("/1/1001.sqlite", "old");
+        put("/1/1001.sqlite._COPYING_.7", "newer");
+        let store = GatewayStore::new(Arc::new(inner.clone()));
+        store.rename_over("/1/1001.sqlite._COPYING_.7", "/1/1001.sqlite").await.expect("renamed");
+        assert_eq!(store.stat("/1/1001.sqlite").await.expect("there").len, 5);
+        let gone = store.rename_over("/1/1001.sqlite._COPYING_.7", "/1/1001.sqlite").await;
+        assert!(matches!(gone, Err(StoreFailure::NotFound(_))), "{gone:?}");
+        store.remove("/1/1001.sqlite").await.expect("removed");
+        let again = store.remove("/1/1001.sqlite").await;
+        assert!(matches!(again, Err(StoreFailure::NotFound(_))), "{again:?}");
+    }
+}
