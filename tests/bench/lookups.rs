@@ -68,7 +68,7 @@ pub fn run(segment: &Segment, size: &Size) {
     let title = format!("Point lookups in a segment of {} MB", segment.bytes() / 1_000_000);
     report::section(&title, &["", "mount", "local disk", "ratio", "target", "HDFS reads", "HDFS bytes"]);
     cold(segment, size);
-    let mount = Mount::of(&segment.url());
+    let mount = Mount::with(&segment.url(), &[crate::sides::OWN]);
     let mounted = mount.file(segments::relative_path(ID));
     let local = segment.local_file();
     // Warm: each side has read all it will be asked.
@@ -84,7 +84,7 @@ fn cold(segment: &Segment, size: &Size) {
     let mut times = Vec::new();
     let mut cost = Counters::default();
     for round in 0..size.rounds as u64 {
-        let mount = Mount::of(&segment.url());
+        let mount = Mount::with(&segment.url(), &[crate::sides::OWN]);
         let before = segment.hdfs().counters();
         let started = Instant::now();
         lookups(&open(&mount.file(segments::relative_path(ID))), segment, round..round + 1);

@@ -88,7 +88,7 @@ fn read_raw(hdfs: &Hdfs, url: &str) -> Run {
 
 /// A mount of its own for each run: nothing is cached, neither in the daemon nor in the kernel.
 fn read_mounted(hdfs: &Hdfs, url: &str) -> Run {
-    let mount = Mount::of(url);
+    let mount = Mount::with(url, &[crate::sides::OWN]);
     let before = hdfs.counters();
     let mut cat = Command::new("sh");
     cat.args(["-c", "exec cat \"$FILE\" > /dev/null"]).env("FILE", mount.file("large"));

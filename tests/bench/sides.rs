@@ -14,6 +14,8 @@ use crate::harness::{
     scratch, within,
 };
 
+/// As a worker mounts, and as rclone does: everybody who may use it is one user to the store.
+pub const OWN: &str = "--identity=fixed";
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who reads.
@@ -58,7 +60,10 @@ impl Place {
     pub fn new(side: Side, tree: &Tree, args: &[&str]) -> Self {
         match side {
             Side::Local => Self::Local(tree.local.path().into()),
-            Side::Ours => Self::Ours(Mount::with(&tree.dir.url(), args)),
+            Side::Ours => {
+                let args = [&[OWN], args].concat();
+                Self::Ours(Mount::with(&tree.dir.url(), &args))
+            }
             Side::Rclone => Self::Rclone(Rclone::mount(&tree.dir)),
         }
     }
