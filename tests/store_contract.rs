@@ -1,10 +1,14 @@
 //! The store's contract, held by a real HDFS.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use springhouse_fuse::{
-    error::ErrorKind,
-    store::{CreateOptions, HdfsOptions, Store, StoreOptions, StorePath, contract, hdfs_tasks_running, open},
+    error::{ErrorKind, Result},
+    store::{
+        AttributeChanges, CreateOptions, HdfsOptions, Store, StoreOptions, StorePath, contract,
+        hdfs_tasks_running, open,
+    },
 };
 
 use crate::{
@@ -18,7 +22,8 @@ use crate::{
 
 tests! {
     [Hdfs] hdfs_outage_and_corruption_are_told_apart, hdfs_reads_around_corrupt_replicas,
-        hdfs_odd_names_users_and_states, hdfs_keeps_the_contract, hdfs_does_what_the_model_does;
+        hdfs_odd_names_users_and_states, hdfs_keeps_the_contract, hdfs_does_what_the_model_does,
+        each_user_may_what_hdfs_lets_him, who_writes_keeps_others_from_writing, settings_of_new_files_and_limits, viewfs_puts_directories_together;
 }
 
 /// Each operation is several calls to the NameNode.
@@ -208,4 +213,118 @@ fn on_hdfs(name: &str, check: impl AsyncFnOnce(&dyn Store)) {
 
 fn path() -> StorePath {
     StorePath::parse("/t").expect("a valid path")
+}
+
+async fn put(store: &dyn Store, name: &str, mode: u32, text: &'static str) -> Result<()> {
+    let options = CreateOptions { mode: Some(mode), ..CreateOptions::default() };
+    let mut writer = store.create(&at(name), options).await?;
+    writer.write(Bytes::from_static(text.as_bytes())).await?;
+    writer.close().await
+}
+
+async fn read(store: &dyn Store, name: &str) -> std::result::Result<Bytes, ErrorKind> {
+    let read = async { store.open(&at(name), None).await?.read_at(0, 100).await };
+    read.await.map_err(|error| error.kind())
+}
+
+fn each_user_may_what_hdfs_lets_him() {
+    let dir = Hdfs::shared().dir("own-users");
+    block_on(async {
+        let opened = open(&dir.url().parse().expect("a URL"), &StoreOptions::default()).expect("opens");
+        let open_to_all = AttributeChanges { mode: Some(0o1777), ..AttributeChanges::default() };
+        opened.store.set_attributes(&StorePath::root(), &open_to_all).await.expect("chmod");
+        let (alice, bob) = (opened.as_user("alice").expect("alice"), opened.as_user("bob").expect("bob"));
+        put(&*bob, "/secret", 0o600, "bob's").await.expect("bob writes");
+        put(&*bob, "/shared", 0o644, "for all").await.expect("bob writes");
+        assert_eq!(bob.stat(&at("/secret")).await.expect("stat").owner, "bob");
+        assert_eq!(read(&*bob, "/secret").await, Ok(Bytes::from_static(b"bob's")));
+        assert_eq!(read(&*alice, "/secret").await, Err(ErrorKind::PermissionDenied));
+        assert_eq!(read(&*alice, "/shared").await, Ok(Bytes::from_static(b"for all")));
+        assert_eq!(read(&*opened.store, "/secret").await, Ok(Bytes::from_static(b"bob's")), "the superuser");
+        let kind = |outcome: Result<()>| outcome.map_err(|error| error.kind());
+        let denied = Err(ErrorKind::PermissionDenied);
+        alice.truncate(&at("/shared"), 0).await.expect_err("not hers");
+        assert_eq!(kind(alice.append(&at("/shared")).await.map(drop)), denied, "not hers");
+        assert_eq!(kind(alice.set_attributes(&at("/shared"), &open_to_all).await), denied, "not hers");
+        assert_eq!(kind(alice.delete(&at("/shared"), false).await), denied, "a sticky directory");
+        let to_alice = AttributeChanges { owner: Some("alice".into()), ..AttributeChanges::default() };
+        assert_eq!(
+            kind(bob.set_attributes(&at("/shared"), &to_alice).await),
+            denied,
+            "given away by root only"
+        );
+        // Another's file that he may write: cut only by who may restore its owner.
+        let writable = AttributeChanges { mode: Some(0o666), ..AttributeChanges::default() };
+        bob.set_attributes(&at("/shared"), &writable).await.expect("chmod");
+        assert_eq!(kind(alice.truncate(&at("/shared"), 0).await), Err(ErrorKind::Unsupported));
+        assert_eq!(read(&*alice, "/shared").await, Ok(Bytes::from_static(b"for all")), "left as it was");
+        opened.store.truncate(&at("/shared"), 0).await.expect("the superuser cuts");
+        let cut = bob.stat(&at("/shared")).await.expect("stat");
+        assert_eq!((cut.len, cut.owner.as_str(), cut.mode), (0, "bob", 0o666), "still bob's");
+        assert!(
+            opened.counters.snapshot().operations.iter().map(|of| of.count).sum::<u64>() > 20,
+            "counted as one"
+        );
+    });
+}
+
+fn who_writes_keeps_others_from_writing() {
+    let dir = Hdfs::shared().dir("own-leases");
+    block_on(async {
+        let opened = open(&dir.url().parse().expect("a URL"), &StoreOptions::default()).expect("opens");
+        put(&*opened.store, "/f", 0o666, "one").await.expect("write");
+        let (mut writer, end) = opened.store.append(&at("/f")).await.expect("append");
+        let other = opened.as_user("root2").expect("another client");
+        let busy = other.append(&at("/f")).await.map(drop).map_err(|error| error.kind());
+        assert_eq!((end, busy), (3, Err(ErrorKind::Busy)));
+        writer.write(Bytes::from_static(b" two")).await.expect("write");
+        writer.close().await.expect("close");
+        assert_eq!(read(&*opened.store, "/f").await, Ok(Bytes::from_static(b"one two")));
+        let (mut writer, _) = opened.store.append(&at("/f")).await.expect("append");
+        writer.write(Bytes::from_static(b"!")).await.expect("write");
+        opened.store.delete(&at("/f"), false).await.expect("delete");
+        let closed = writer.close().await.map_err(|error| error.kind());
+        assert_eq!(closed, Err(ErrorKind::NotFound), "deleted while it was written");
+    });
+}
+
+fn settings_of_new_files_and_limits() {
+    let dir = Hdfs::shared().dir("own-settings");
+    block_on(async {
+        let opened = open(&dir.url().parse().expect("a URL"), &StoreOptions::default()).expect("opens");
+        let options =
+            CreateOptions { replication: Some(1), block_size: Some(8192), ..CreateOptions::default() };
+        let writer = opened.store.create(&at("/f"), options).await.expect("create");
+        writer.close().await.expect("close");
+        let found = opened.store.stat(&at("/f")).await.expect("stat");
+        assert_eq!((found.replication, found.block_size), (1, 8192));
+        for options in [
+            CreateOptions { block_size: Some(1000), ..CreateOptions::default() },
+            CreateOptions { block_size: Some(512), ..CreateOptions::default() },
+            CreateOptions { replication: Some(5000), ..CreateOptions::default() },
+        ] {
+            let error =
+                opened.store.create(&at("/g"), options).await.map(drop).expect_err("beyond its limits");
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        }
+    });
+}
+
+fn viewfs_puts_directories_together() {
+    let dir = Hdfs::shared().dir("own-view");
+    block_on(async {
+        let opened = open(&dir.url().parse().expect("a URL"), &StoreOptions::default()).expect("opens");
+        opened.store.make_dir(&at("/a"), None).await.expect("mkdir");
+        opened.store.make_dir(&at("/b"), None).await.expect("mkdir");
+        let (url, table) = (opened.store.url().to_string(), "fs.viewfs.mounttable.t");
+        let properties: BTreeMap<_, _> =
+            ["a", "b"].map(|dir| (format!("{table}.link./{dir}"), format!("{url}/{dir}"))).into();
+        let hdfs = HdfsOptions { properties, ..HdfsOptions::default() };
+        let options = StoreOptions { hdfs, ..StoreOptions::default() };
+        let view = open(&"viewfs://t/a".parse().expect("a URL"), &options).expect("opens");
+        view.check_root().await.expect("below a link");
+        contract::check_store(&*view.store, &at("/t")).await;
+        put(&*view.store, "/f", 0o644, "in a").await.expect("write");
+        assert_eq!(read(&*opened.store, "/a/f").await, Ok(Bytes::from_static(b"in a")));
+    });
 }

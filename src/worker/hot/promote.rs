@@ -27,10 +27,10 @@ use super::{Hot, blocking, fetch::of_store, of_disk, part, segment::Segment};
 use crate::{
     failpoint,
     query::{
-        QuerySettings,
+        CopyError, QuerySettings,
         write::{self, Copied, Marker},
     },
-    relayout::{self, Watch},
+    relayout::{self, Checked, RelayoutError, Watch},
 };
 
 /// Bytes written or read back at once.
@@ -55,17 +55,23 @@ fn prepare(
     field: Marker,
     stop: &Arc<AtomicBool>,
     limits: &QuerySettings,
-) -> Result<Copied, ApiError> {
+) -> Result<(Copied, Checked), ApiError> {
     let scratch = Scratch(target.with_extension("copy"));
     let copied = write::copy(database, &scratch.0, base, field, stop, limits)?;
     let _ = std::fs::remove_file(target);
     let watch = Arc::new(Watch::stopped_by(Arc::clone(stop)));
     let laid = relayout::relayout_checked(&scratch.0, target, &watch).map_err(|error| {
-        let code = if error.is_disk_full() { ErrorCode::NoRoom } else { ErrorCode::Internal };
+        let code = match &error {
+            error if error.is_disk_full() => ErrorCode::NoRoom,
+            RelayoutError::Damaged(_) | RelayoutError::Copy(CopyError::Damaged(_)) => {
+                ErrorCode::SegmentCorrupt
+            }
+            _ => ErrorCode::Internal,
+        };
         ApiError::new(code, format!("laying the copy out anew: {error}"))
     })?;
     tracing::debug!(report = ?laid.report, "laid out anew");
-    Ok(Copied { size: laid.size, ..copied })
+    Ok((copied, laid))
 }
 
 /// Removes the local copy however the upload ends, and takes the progress away.
@@ -147,15 +153,13 @@ impl Hot {
         let (database, target, limits) =
             (self.data.segment(&segment.id), under.file.clone(), self.write.limits.clone());
         let copied = blocking(move || prepare(&database, &target, base, field, &stop, &limits)).await;
-        let copied = match copied {
+        let (copied, Checked { size, checksum, .. }) = match copied {
             Err(_) if under.stop.load(Relaxed) => {
                 return Err(under.check().err().unwrap_or_else(super::not_provisioned));
             }
             copied => copied?,
         };
         failpoint::hit("promote.after_copy");
-        let file = under.file.clone();
-        let (size, checksum) = blocking(move || part::checksum(&file).map_err(of_disk)).await?;
         self.send(&under, &temporary, size).await?;
         failpoint::hit("promote.after_upload");
         let there = self.read_back(&under, &temporary).await?;

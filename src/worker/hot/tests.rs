@@ -38,12 +38,30 @@ pub(super) struct Gateway {
     leases: Mutex<Vec<LeaseRequest>>,
     /// What the next manifest is told to be fenced.
     fenced: Mutex<Vec<String>>,
+    /// The worker said something; it does so twenty times a second, and after each change.
+    heard: tokio::sync::Notify,
+}
+
+impl Gateway {
+    /// Waits until `is` gives something; looks again whenever the worker says something.
+    async fn until<T>(&self, mut is: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+        let seen = async {
+            loop {
+                if let Some(seen) = is().await {
+                    return seen;
+                }
+                self.heard.notified().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.ok()
+    }
 }
 
 #[async_trait]
 impl Registrar for Gateway {
     async fn renew(&self, _: &str, request: &LeaseRequest) -> Result<LeaseAnswer, ClientError> {
         self.leases.lock().push(request.clone());
+        self.heard.notify_one();
         let assignment_version = self.assignment.lock().as_ref().map(|assignment| assignment.version);
         let manifest_version = self.manifests.lock().last().map(|manifest| manifest.version);
         Ok(LeaseAnswer { ttl_ms: 150, gateway_epoch: 1, assignment_version, manifest_version })
@@ -60,6 +78,7 @@ impl Registrar for Gateway {
         if !send_all {
             manifests.push(manifest.clone());
         }
+        self.heard.notify_one();
         let fenced = if send_all { Vec::new() } else { std::mem::take(&mut *self.fenced.lock()) };
         Ok(ManifestAnswer { send_all, fenced })
     }
@@ -217,14 +236,11 @@ impl Bench {
 
     /// Waits until the segment is as `is` wants it.
     async fn until(&self, is: impl Fn(&Json) -> bool) -> Json {
-        for _ in 0..1000 {
-            let shown = self.show().await;
-            if is(&shown) {
-                return shown;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let shown = self.gateway.until(async || Some(self.show().await).filter(|shown| is(shown))).await;
+        match shown {
+            Some(shown) => shown,
+            None => panic!("it is still {}", self.show().await),
         }
-        panic!("it is still {}", self.show().await);
     }
 }
 
@@ -426,13 +442,8 @@ async fn copies_follow_the_assignment_and_outlive_the_store() {
     };
     use springhouse_gateway::api::hot::CopyState as S;
     for expected in [("1234567".to_owned(), S::Available), ("none".to_owned(), S::Refused)] {
-        for _ in 0..500 {
-            if told().contains(&expected) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        assert!(told().contains(&expected), "{expected:?} in {:?}", told());
+        let said = bench.gateway.until(async || told().contains(&expected).then_some(())).await;
+        assert!(said.is_some(), "{expected:?} in {:?}", told());
     }
     let (second, size) = put(2);
     bench.assign(2, &[(PATH, second.clone(), size)], &[]);
@@ -472,12 +483,11 @@ async fn a_damaged_copy_is_taken_out_and_fetched_again() {
     let worker = start(&bench.dir, &bench.store, &bench.gateway, None).await;
     let bench = Bench { worker, ..bench };
     let opens = bench.store.calls(Operation::Open);
-    for _ in 0..1000 {
-        if bench.store.calls(Operation::Open) > opens && bench.show().await["state"] == "available" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let fetched = async || {
+        let again = bench.store.calls(Operation::Open) > opens;
+        (again && bench.show().await["state"] == "available").then_some(())
+    };
+    bench.gateway.until(fetched).await;
     assert!(bench.store.calls(Operation::Open) > opens, "{}", bench.show().await);
     assert_eq!(bench.rows().await, (json!([[1]]), generation));
 }

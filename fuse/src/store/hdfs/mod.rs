@@ -32,8 +32,6 @@ mod client;
 mod errors;
 mod file;
 mod replicas;
-#[cfg(test)]
-mod tests;
 
 /// Entries that one visit to the HDFS runtime lists; as many as the NameNode sends at once.
 const LIST_BATCH: usize = 1000;
