@@ -27,9 +27,9 @@ const TREES_MAX: usize = 4096;
 /// Leaves of the schema that are fetched before SQLite does.
 const SCHEMA_PAGES_MAX: usize = 64;
 
-/// Pages up to which interior ones are noted whose tree is not known yet: the head of a file, of which the
-/// mount reads 64 KiB.
-const EARLY_MAX: u32 = 128;
+/// Pages up to which interior ones are noted whose tree is not known yet: the head of a file. With
+/// `auto_vacuum` all roots are there, of pages as small as 512 bytes; 4 KiB of memory for each file.
+const EARLY_MAX: u32 = 1024;
 
 /// Memory of one child beside its entry in a node: a slot of the map, with its share of empty ones.
 const CHILD_BYTES: u64 = 20;
