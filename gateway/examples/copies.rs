@@ -79,11 +79,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut live: Vec<HotWorker> = (0..workers).map(|n| worker(n, quota)).collect();
 
     let begun = Instant::now();
-    copies.refresh(&live, Instant::now());
+    copies.refresh(|| (live.clone(), Instant::now()));
     println!("{segments} segments x {COPIES} copies on {workers} workers: placed in {:.2?}", begun.elapsed());
     live.push(worker(workers, quota));
     let begun = Instant::now();
-    copies.refresh(&live, Instant::now());
+    copies.refresh(|| (live.clone(), Instant::now()));
     let moved = copies.assigned_count(&live[workers].name);
     let ideal = segments as f64 * f64::from(COPIES) / (workers + 1) as f64;
     println!("one more worker: {:.2?}, {moved} copies go there, {ideal:.0} is its share", begun.elapsed());

@@ -237,9 +237,12 @@ impl Copies {
     }
 
     /// Places again what moved, and everything if the workers did. Costs little if nothing did, otherwise
-    /// what is raised times the workers: not for a thread that serves requests.
-    pub fn refresh(&self, live: &[HotWorker], now: Instant) {
+    /// what is raised times the workers: not for a thread that serves requests. `live`: asked in its turn,
+    /// because a list from before a wait would undo what was placed with a later one.
+    pub fn refresh(&self, live: impl FnOnce() -> (Vec<HotWorker>, Instant)) {
         let mut planner = self.planner.lock();
+        let (live, now) = live();
+        let live = live.as_slice();
         let moved = self.state.take_moved();
         let draining: Vec<bool> = {
             let ledger = self.state.ledger();

@@ -1,5 +1,8 @@
 use super::{desk::Desk, *};
-use crate::api::hot::AssignedSegment;
+use crate::{
+    api::hot::AssignedSegment,
+    registry::{Meta, memory::MemoryRegistry},
+};
 
 fn id(n: u32) -> SegmentId {
     SegmentId::parse(&n.to_string()).expect("digits are an id")
@@ -76,4 +79,16 @@ fn a_copy_that_may_not_go_yet_is_named_once_it_may() {
     // What it has and never was to hold is named, too.
     desk.reported(&id(7), true);
     assert_eq!(desk.tell(None, |_| true, |_| true).drop, ["7"]);
+}
+
+#[test]
+fn who_lives_is_asked_in_ones_turn() {
+    let meta = || Meta { registry_id: "0".into(), epoch: 0, store_url: None, discovered: false };
+    let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("a registry");
+    let rules = CopyRules { minimum: 1, grace: Duration::from_secs(60), zones: BTreeMap::new() };
+    let copies = Copies::new(Arc::new(state), rules);
+    copies.refresh(|| {
+        assert!(copies.planner.try_lock().is_none(), "another could place with a later list meanwhile");
+        (Vec::new(), Instant::now())
+    });
 }

@@ -112,9 +112,13 @@ impl Writing {
 
     /// Brings the assignments up to date.
     pub(crate) async fn place_copies(&self) {
-        let now = Instant::now().into_std();
-        let (copies, live) = (self.routing.copies.clone(), self.routing.workers.hot_workers(now));
-        if let Err(error) = spawn_blocking(move || copies.refresh(&live, now)).await {
+        let routing = self.routing.clone();
+        let live = move || {
+            let now = Instant::now().into_std();
+            (routing.workers.hot_workers(now), now)
+        };
+        let copies = self.routing.copies.clone();
+        if let Err(error) = spawn_blocking(move || copies.refresh(live)).await {
             tracing::error!(%error, "copies could not be placed");
         }
     }
