@@ -34,6 +34,7 @@ use crate::{
         state::{Change, State},
     },
     routing::{Routing, workers::Workers},
+    rules::Rules as SegmentRules,
     settings::Settings,
     store::{SegmentStore, StoreFailure},
     writing::{Rules, SchemaCheck, Writing},
@@ -77,6 +78,7 @@ pub(crate) struct Core {
     pub(crate) discovery: Arc<Discovery>,
     pub(crate) routing: Arc<Routing>,
     pub(crate) writing: Arc<Writing>,
+    pub(crate) rules: Arc<SegmentRules>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: AtomicBool,
 }
@@ -119,11 +121,9 @@ impl Gateway {
         own(&settings, &*store, &state).await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
         let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
-        let rules = CopyRules {
-            minimum: settings.copies_minimum,
-            grace: settings.copies_grace,
-            zones: settings.zones.clone(),
-        };
+        let segment_rules = Arc::new(segment_rules(&settings)?);
+        let rules =
+            CopyRules { rules: segment_rules.clone(), grace: settings.copies_grace, clock: clock.clone() };
         let routing = Routing::new(
             Workers::new(settings.lease_ttl, Instant::now().into_std()),
             Arc::new(Copies::new(state.clone(), rules)),
@@ -139,8 +139,8 @@ impl Gateway {
         let rules = Rules {
             copy_max: settings.copy_max,
             foreign: settings.foreign_generation,
-            copies_minimum: settings.copies_minimum,
-            copies_maximum: settings.copies_maximum,
+            segments: segment_rules.clone(),
+            lowered_for: settings.heat.lowered_for,
         };
         let writing =
             Arc::new(Writing::new(state.clone(), store.clone(), routing.clone(), clock.clone(), rules));
@@ -171,6 +171,7 @@ impl Gateway {
             discovery,
             routing,
             writing,
+            rules: segment_rules,
             metrics,
             stopping: AtomicBool::new(false),
         };
@@ -280,6 +281,16 @@ fn check(settings: &Settings) -> Result<(), StartError> {
         return wrong("the cluster secret is empty: leave it out, or set one");
     }
     Ok(())
+}
+
+/// The rules, checked: the configuration has done so before, but a gateway may be started by other code.
+fn segment_rules(settings: &Settings) -> Result<SegmentRules, StartError> {
+    SegmentRules::new(settings.rules.clone(), settings.copies_minimum, settings.copies_maximum).map_err(
+        |mistakes| {
+            let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            StartError::Setting(told.join("; "))
+        },
+    )
 }
 
 fn new_meta() -> Meta {
