@@ -16,6 +16,7 @@ use crate::{
 pub mod cache;
 mod columns;
 pub mod config;
+mod from_trough;
 pub mod gateway;
 pub mod mount;
 pub mod mount_helper;

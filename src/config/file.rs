@@ -1,4 +1,4 @@
-//! A configuration file: flat TOML, with the line of every key.
+//! A configuration file: flat TOML, with the line of every key. Of a few prefixes a table may be made.
 
 use std::{
     fs::File,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use toml_edit::{Document, Item, Value};
+use toml_edit::{Document, Item, TableLike, Value};
 
 use super::{
     keys::KeySpec,
@@ -16,6 +16,9 @@ use super::{
 
 /// Largest file that is read, in bytes: a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Tables that a file may have: `[trough]` with `read` is `trough_read`.
+const TABLES: [&str; 1] = ["trough"];
 
 /// The text of a configuration file.
 pub(crate) fn read(path: &Path) -> Result<String, Problem> {
@@ -53,13 +56,14 @@ pub(crate) fn parse(
             return Vec::new();
         }
     };
-    let table = document.as_table();
-    let mut given = Vec::new();
-    for (name, item) in table {
-        let span = table.key(name).and_then(|key| key.span()).or_else(|| item.span());
-        let line = span.map_or(1, |span| line_at(span.start));
+    let mut given: Vec<Given> = Vec::new();
+    for (name, offset, item) in entries(document.as_table()) {
+        let (name, line) = (name.as_str(), line_at(offset));
         let mut wrong = |what: String| problems.push(Problem(format!("{}:{line}: {what}", path.display())));
         match (specs.iter().find(|spec| spec.name == name), scalar(item)) {
+            (Some(spec), Some(_)) if given.iter().any(|given| given.key == spec.name) => {
+                wrong(format!("{name} stands here twice, once in a table; remove one"));
+            }
             (Some(spec), Some(text)) => {
                 given.push(Given { key: spec.name, text, source: Source::File(path.to_owned(), line) })
             }
@@ -75,6 +79,26 @@ pub(crate) fn parse(
         }
     }
     given
+}
+
+/// Keys and values of the file, those of [`TABLES`] under their whole names, with their offsets.
+fn entries(table: &dyn TableLike) -> Vec<(String, usize, &Item)> {
+    let offset = |table: &dyn TableLike, name: &str, item: &Item| {
+        let span = table.key(name).and_then(|key| key.span()).or_else(|| item.span());
+        span.map_or(0, |span| span.start)
+    };
+    let mut entries = Vec::new();
+    for (name, item) in table.iter() {
+        match item.as_table_like().filter(|_| TABLES.contains(&name)) {
+            Some(members) => entries.extend(
+                members
+                    .iter()
+                    .map(|(member, item)| (format!("{name}_{member}"), offset(members, member, item), item)),
+            ),
+            None => entries.push((name.to_owned(), offset(table, name, item), item)),
+        }
+    }
+    entries
 }
 
 fn unknown(role: &str, specs: &[KeySpec], name: &str) -> String {

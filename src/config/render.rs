@@ -105,6 +105,11 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "quota" => "500GiB",
         "copy_bandwidth" => "50MiB",
         "hdfs_block_size" => "128MiB",
+        "trough_read" => "0.0.0.0:6444",
+        "trough_write" => "0.0.0.0:6222",
+        "trough_manager" => "0.0.0.0:6111",
+        "trough_local" => "0.0.0.0:6112",
+        "trough_host" => "trough.example.org",
         _ => "",
     }
 }

@@ -6,6 +6,7 @@ use super::{
         WorkerKeys, WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
+    trough::TroughKeys,
 };
 
 role! {
@@ -59,6 +60,8 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// How workers prove themselves.
         secret: SecretKeys,
         /// Logging.
@@ -75,6 +78,8 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// What kind of worker.
         worker: WorkerKeys,
         /// Its local copies.
