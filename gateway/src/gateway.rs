@@ -37,6 +37,7 @@ use crate::{
     rules::Rules as SegmentRules,
     settings::Settings,
     store::{SegmentStore, StoreFailure},
+    trough,
     writing::{Rules, SchemaCheck, Writing},
 };
 
@@ -182,6 +183,12 @@ impl Gateway {
     /// cluster secret only loopback peers may register workers.
     pub fn router(&self) -> axum::Router {
         router::router(self.core.clone())
+    }
+
+    /// Trough's ports, a router each. Serve them as [`Gateway::router`]; after [`Gateway::shutdown`] they
+    /// answer that it is over.
+    pub fn trough(&self, settings: trough::PortSettings) -> trough::PortRouters {
+        trough::PortRouters::new(self.core.clone(), settings)
     }
 
     /// Makes requests for worker `name` go to `router` in this process instead of the URL in its lease.

@@ -17,6 +17,7 @@ pub mod cache;
 mod columns;
 pub mod completions;
 pub mod config;
+mod from_trough;
 pub mod gateway;
 pub mod manual;
 pub mod mount;

@@ -84,6 +84,10 @@ impl Gateway {
         &self.server.api
     }
 
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
+    }
+
     /// The data directory's parent.
     pub fn data(&self) -> &Path {
         self.server.data.path()

@@ -132,6 +132,10 @@ pub enum ExecuteRequest {
     Statements(Statements),
     /// A script: one or more statements without parameters.
     Script(Script),
+    /// The same of one of Trough's clients: SQL is understood as by Trough. Not in JSON: what the request
+    /// accepts says it.
+    #[serde(skip)]
+    Trough(String),
 }
 
 /// `{"statements": […]}`

@@ -21,7 +21,7 @@ use crate::gateway::Core;
 
 /// The whole API.
 pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new()
+    let paths = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
@@ -48,8 +48,13 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/discovery", get(segments::discovery).post(segments::discover))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(core.clone(), count))
-        .with_state(core)
+        .with_state(core.clone());
+    counted(paths, core, None)
+}
+
+/// `router` with its requests counted: by the paths that they match, or all under one name.
+pub(crate) fn counted(router: Router, core: Arc<Core>, name: Option<&'static str>) -> Router {
+    router.layer(from_fn_with_state((core, name), count))
 }
 
 async fn no_such_path(request: Request) -> ApiError {
@@ -69,7 +74,11 @@ impl Drop for Counted {
     }
 }
 
-async fn count(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+async fn count(
+    State((core, name)): State<(Arc<Core>, Option<&'static str>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     // The pattern, not the path: labels must be few.
     let matched = request.extensions().get::<MatchedPath>().cloned();
@@ -84,7 +93,7 @@ async fn count(State(core): State<Arc<Core>>, request: Request, next: Next) -> R
     let counted = Counted(core.metrics.in_flight.clone());
     let response = next.run(request).await;
     drop(counted);
-    let route = matched.as_ref().map_or("none", MatchedPath::as_str);
+    let route = name.or(matched.as_ref().map(MatchedPath::as_str)).unwrap_or("none");
     core.metrics.requests.with_label_values(&[route, method, response.status().as_str()]).inc();
     core.metrics.seconds.with_label_values(&[route]).observe(started.elapsed().as_secs_f64());
     response
