@@ -189,6 +189,11 @@ impl Gateway {
         self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
     }
 
+    /// Catalog and ledger, for whoever wants to look without HTTP.
+    pub fn state(&self) -> Arc<State> {
+        self.core.state.clone()
+    }
+
     /// Its insides, for tests.
     #[cfg(test)]
     pub(crate) fn core(&self) -> &Core {
