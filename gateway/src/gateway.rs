@@ -29,7 +29,7 @@ use crate::{
     },
     metrics::Metrics,
     registry::{
-        Meta, Registry, RegistryError,
+        Meta, Registry, RegistryError, places,
         sled::SledRegistry,
         state::{Change, State},
     },
@@ -99,7 +99,7 @@ impl Gateway {
     /// Opens the registry, checks the store's owner marker, starts discovery. Answers as soon as the
     /// catalog of the last run is loaded: the first discovery pass goes on in the background.
     pub async fn start(settings: Settings, store: Arc<dyn SegmentStore>) -> Result<Self, StartError> {
-        let (directory, cache) = (settings.data_dir.clone(), settings.registry_cache_bytes);
+        let (directory, cache) = (places::current(&settings.data_dir), settings.registry_cache_bytes);
         let open = move || -> Result<Box<dyn Registry>, RegistryError> {
             Ok(Box::new(SledRegistry::open(&directory, cache)?))
         };
@@ -289,7 +289,7 @@ fn check(settings: &Settings) -> Result<(), StartError> {
 
 fn new_meta() -> Meta {
     let id: u128 = rand::random();
-    Meta { registry_id: format!("{id:032x}"), epoch: 0, store_url: None, discovered: false }
+    Meta::new(format!("{id:032x}"))
 }
 
 /// Makes sure that this registry and the store belong together.

@@ -118,6 +118,9 @@ async fn fill(world: Arc<World>, home: &Path) -> Outcome<Figures> {
     }
     {
         let catalog = state.catalog();
+        if catalog.directory_count() != world.directories() + 1 {
+            return Err("not all directories were found".into());
+        }
         let per = catalog.heap_bytes() as f64 / catalog.segment_count() as f64;
         figures.add("directories", catalog.directory_count().to_string());
         figures.add("catalog in memory, bytes a segment", format!("{per:.1}"));

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{segment::SegmentId, store::Generation};
 
 fn meta() -> Meta {
-    Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false }
+    Meta::new("0".repeat(32))
 }
 
 fn facts(version: u8) -> Facts {
@@ -315,7 +315,11 @@ fn sled_rows_come_in_order() {
     registry.commit(keys.iter().map(|k| RowChange::Put(k.clone(), vec![1])).collect()).expect("disk");
     registry.commit(vec![RowChange::Delete(keys[0].clone())]).expect("disk");
     let mut seen = Vec::new();
-    registry.scan(b"~", &mut |key, _| seen.push(key.to_vec())).expect("disk");
+    let each = &mut |key: &[u8], _: &[u8]| {
+        seen.push(key.to_vec());
+        ControlFlow::Continue(())
+    };
+    registry.scan(b"", Some(b"~"), each).expect("disk");
     let mut expected = keys[1..].to_vec();
     expected.sort();
     assert_eq!(seen, expected);

@@ -76,7 +76,7 @@ impl Ledger {
         }
     }
 
-    fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
+    pub(super) fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
         match known {
             LedgerKey::Lock(id) => self.put_lock(id.clone(), Some(read(key, value)?)),
             LedgerKey::Intent(id) => drop(self.intents.insert(id.clone(), read(key, value)?)),

@@ -108,6 +108,45 @@ impl LedgerKey {
     }
 }
 
+/// Kind and subject of a key as an export has them: `lock` of `1234567`, `schema` of `pages/0000000001`,
+/// `token` of nothing. `None`: not a key of the ledger.
+pub fn kind_and_subject(key: &[u8]) -> Option<(String, Option<String>)> {
+    let text = std::str::from_utf8(key).ok().filter(|text| !text.contains('/'))?;
+    let (kind, subject) = match text.split_once('\0') {
+        Some((kind, subject)) => (kind, Some(subject.replace('\0', "/"))),
+        None => (text, None),
+    };
+    let kind = match kind {
+        "~sum" => "checksum",
+        later if later.starts_with('~') => later,
+        kind => kind.strip_prefix('!')?,
+    };
+    Some((kind.to_owned(), subject))
+}
+
+/// The key of [`kind_and_subject`].
+pub fn key_of(kind: &str, subject: Option<&str>) -> Vec<u8> {
+    let mut key = match kind {
+        "checksum" => "~sum".to_owned(),
+        later if later.starts_with('~') => later.to_owned(),
+        kind => format!("!{kind}"),
+    };
+    if let Some(subject) = subject {
+        key.push('\0');
+        key.push_str(&subject.replace('/', "\0"));
+    }
+    key.into_bytes()
+}
+
+/// What is wrong with a row of the ledger, if anything is.
+pub fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
+    match LedgerKey::decode(key) {
+        Some(LedgerKey::Checksum(_)) => read::<super::Checksum>(key, value).map(drop),
+        Some(known) => super::Ledger::default().load_known(&known, key, value),
+        None => Err("unknown key".to_owned()),
+    }
+}
+
 /// Content of a row, or what is wrong with it.
 pub fn read<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, String> {
     let payload = unseal(key, value).map_err(|e| e.to_string())?;
