@@ -276,6 +276,11 @@ impl Catalog {
         directories.sum::<usize>() + misplaced.sum::<usize>()
     }
 
+    /// Ids that lie outside the directory where the layout puts them, perhaps besides lying there.
+    pub fn misplaced(&self) -> impl Iterator<Item = SegmentId> {
+        self.misplaced.keys().filter_map(|id| SegmentId::parse(id).ok())
+    }
+
     /// Number of ids that lie outside the directory where the layout puts them.
     pub fn misplaced_count(&self) -> u64 {
         self.misplaced.len() as u64

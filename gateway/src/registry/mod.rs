@@ -16,6 +16,7 @@ pub mod packed;
 pub mod rows;
 pub mod sled;
 pub mod state;
+pub mod verify;
 
 use std::ops::ControlFlow;
 
@@ -122,5 +123,7 @@ pub trait Registry: Send + Sync + 'static {
 
 #[cfg(test)]
 pub(crate) mod memory;
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;
