@@ -29,7 +29,7 @@ use crate::{
     },
     metrics::Metrics,
     registry::{
-        Meta, Registry, RegistryError,
+        Meta, Registry, RegistryError, places,
         sled::SledRegistry,
         state::{Change, State},
     },
@@ -102,7 +102,7 @@ impl Gateway {
     /// Opens the registry, checks the store's owner marker, starts discovery. Answers as soon as the
     /// catalog of the last run is loaded: the first discovery pass goes on in the background.
     pub async fn start(settings: Settings, store: Arc<dyn SegmentStore>) -> Result<Self, StartError> {
-        let (directory, cache) = (settings.data_dir.clone(), settings.registry_cache_bytes);
+        let (directory, cache) = (places::current(&settings.data_dir), settings.registry_cache_bytes);
         let open = move || -> Result<Box<dyn Registry>, RegistryError> {
             Ok(Box::new(SledRegistry::open(&directory, cache)?))
         };
@@ -195,6 +195,11 @@ impl Gateway {
     /// The worker still has to take a lease through [`Gateway::registrar`].
     pub fn attach_local(&self, name: &str, router: axum::Router) {
         self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
+    }
+
+    /// Catalog and ledger, for whoever wants to look without HTTP.
+    pub fn state(&self) -> Arc<State> {
+        self.core.state.clone()
     }
 
     /// Its insides, for tests.
@@ -302,7 +307,7 @@ fn segment_rules(settings: &Settings) -> Result<SegmentRules, StartError> {
 
 fn new_meta() -> Meta {
     let id: u128 = rand::random();
-    Meta { registry_id: format!("{id:032x}"), epoch: 0, store_url: None, discovered: false }
+    Meta::new(format!("{id:032x}"))
 }
 
 /// Makes sure that this registry and the store belong together.

@@ -7,7 +7,7 @@ use crate::{heat::HeatSettings, rules::Rule};
 /// Settings of a gateway; resolved once, before it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directory of the registry; created if missing. Never on a FUSE mount.
+    /// Directory in which the registry lies; created if missing. Never on a FUSE mount.
     pub data_dir: PathBuf,
     /// Pause between two discovery passes. Also the bound on how old the catalog may be. Default 10 s.
     pub discovery_interval: Duration,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -11,9 +12,10 @@ use tokio::sync::Notify;
 use super::{
     Meta, Registry, RegistryError, RowChange,
     catalog::{Catalog, Delta, Directory},
+    export::Snapshot,
     ledger::{
         Checksum, Entry, Ledger,
-        rows::{LedgerKey, read},
+        rows::{LEDGER, LedgerKey, read},
     },
     load::{Loaded, load},
     packed::{Difference, Facts, Packed},
@@ -323,6 +325,28 @@ impl State {
         }
     }
 
+    /// Everything as it is at one moment. Changes wait for as long as it takes to read the ledger.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        let mut writer = self.writer.lock();
+        if !writer.amends.is_empty() {
+            // What is on disk is not what holds.
+            self.write(&mut writer, &[], Vec::new())?;
+        }
+        let mut ledger = Vec::new();
+        self.registry.scan(&[LEDGER], Some(b"/"), &mut |key, value| {
+            ledger.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let catalog = self.catalog();
+        let directories = catalog.directories().map(|(path, directory)| (path.clone(), directory.clone()));
+        Ok(Snapshot { meta: self.meta(), ledger, directories: directories.collect() })
+    }
+
+    /// The back end, for reading what is not in memory.
+    pub(super) fn registry(&self) -> &dyn Registry {
+        &*self.registry
+    }
+
     /// Bytes of the registry on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.registry.disk_bytes()
@@ -360,7 +384,7 @@ fn apply(old: Version, change: Change) -> Version {
 }
 
 /// The rows that differ between two versions of a directory.
-fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
+pub(super) fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
     let mut changes = Vec::new();
     let put = |key: Key<'_>, payload: Vec<u8>| {
         let key = key.encode();

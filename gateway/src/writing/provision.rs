@@ -172,6 +172,7 @@ impl Writing {
             ];
             if ledger.damage(&id).is_some() {
                 entries.push(Entry::Tombstone(id.clone(), None));
+                entries.push(Entry::Dispute(id.clone(), None));
             }
             Ok(Amendment::ledger(entries, lock))
         })

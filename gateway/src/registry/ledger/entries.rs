@@ -122,11 +122,23 @@ pub struct Checksum {
     pub checksum: String,
 }
 
+/// Several workers say, after a registry was lost, that they may write a segment, with one and the same
+/// token. Nobody may until somebody takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The token.
+    pub token: Token,
+    /// Their names.
+    pub workers: BTreeSet<String>,
+}
+
 /// One change of the ledger.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// Write lock of a segment.
     Lock(SegmentId, Option<Lock>),
+    /// Workers that claim one segment.
+    Dispute(SegmentId, Option<Dispute>),
     /// Promotion of a segment.
     Intent(SegmentId, Option<Intent>),
     /// Deletion of a segment.
