@@ -138,7 +138,7 @@ fn write_down(state: &State, world: &World, numbers: &[u64]) -> Outcome<()> {
     let mut entries = Vec::new();
     for n in numbers {
         let id = SegmentId::parse(&world.id(*n))?;
-        entries.push(Entry::Raise(id.clone(), Some(Raise { copies: COPIES })));
+        entries.push(Entry::Raise(id.clone(), Some(Raise::by_hand(COPIES, 0))));
         if n.is_multiple_of(LOCKED_EVERY) {
             let lock = Lock {
                 worker: serving::worker(n / LOCKED_EVERY % WORKERS),

@@ -39,12 +39,12 @@ pub enum ImportError {
         reason: String,
     },
     /// It has no last line.
-    #[error("the export was cut short after line {0}: its last line, which begins with {{\"end\", is missing")]
+    #[error(
+        "the export was cut short after line {0}: its last line, which begins with {{\"end\", is missing"
+    )]
     CutShort(u64),
     /// It is not what was exported.
-    #[error(
-        "the export was changed since it was made: {0}; import it with --edited if that was on purpose"
-    )]
+    #[error("the export was changed since it was made: {0}; import it with --edited if that was on purpose")]
     Changed(String),
     /// The lines cannot be read.
     #[error("the export cannot be read: {0}")]
@@ -138,7 +138,10 @@ pub fn import(
     let (end, sum) = end;
     if !options.edited && end.lines != lines.number - 1 {
         let has = lines.number - 1;
-        return Err(ImportError::Changed(format!("it has {has} lines before the last, which says {}", end.lines)));
+        return Err(ImportError::Changed(format!(
+            "it has {has} lines before the last, which says {}",
+            end.lines
+        )));
     }
     if !options.edited && end.checksum != sum {
         return Err(ImportError::Changed("its checksum does not match".to_owned()));
@@ -260,8 +263,7 @@ impl<'a> Import<'a> {
 
     fn segment(&mut self, line: &SegmentLine) -> Result<(), String> {
         let SegmentLine { segment, generation, size, mtime_ms } = line;
-        let (directory, id) =
-            line.place().ok_or_else(|| format!("{segment:?} is no path of a segment"))?;
+        let (directory, id) = line.place().ok_or_else(|| format!("{segment:?} is no path of a segment"))?;
         let facts = Facts { generation: *generation, size: *size, mtime_ms: *mtime_ms };
         match &mut self.current {
             Some((path, current)) if **path == *directory => {

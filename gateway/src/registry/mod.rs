@@ -11,8 +11,8 @@ pub mod import;
 pub mod ledger;
 pub mod lines;
 mod load;
-pub mod places;
 pub mod packed;
+pub mod places;
 pub mod rows;
 pub mod sled;
 pub mod state;
@@ -75,13 +75,7 @@ pub struct Adopting {
 impl Meta {
     /// Of a registry that never was.
     pub fn new(registry_id: impl Into<String>) -> Self {
-        Self {
-            registry_id: registry_id.into(),
-            epoch: 0,
-            store_url: None,
-            discovered: false,
-            adopting: None,
-        }
+        Self { registry_id: registry_id.into(), epoch: 0, store_url: None, discovered: false, adopting: None }
     }
 }
 

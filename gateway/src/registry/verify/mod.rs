@@ -112,9 +112,14 @@ pub fn stopped(registry: &dyn Registry) -> Result<(Findings, Catalog, Ledger), R
             Meta::new("")
         }
     };
-    rows(registry, &mut findings, |key, value| ledger.load(key, value), |path, directory| {
-        catalog.replace(&path, Some(directory.into()));
-    })?;
+    rows(
+        registry,
+        &mut findings,
+        |key, value| ledger.load(key, value),
+        |path, directory| {
+            catalog.replace(&path, Some(directory.into()));
+        },
+    )?;
     content(&catalog, &ledger, &meta, &mut findings);
     Ok((findings, catalog, ledger))
 }
@@ -198,7 +203,10 @@ pub(crate) fn content(catalog: &Catalog, ledger: &Ledger, meta: &Meta, findings:
                 Severity::Warning,
                 "bad_names",
                 &**path,
-                format!("{} files in it end in .sqlite and have no segment's name", directory.state.bad_names),
+                format!(
+                    "{} files in it end in .sqlite and have no segment's name",
+                    directory.state.bad_names
+                ),
                 "rename or remove them; the gateway's log names them",
             );
         }
