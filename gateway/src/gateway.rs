@@ -27,6 +27,7 @@ use crate::{
         owner::{Claim, claim},
         system_clock,
     },
+    heat::Heat,
     metrics::Metrics,
     registry::{
         Meta, Registry, RegistryError, places,
@@ -135,13 +136,15 @@ impl Gateway {
             settings.secret.as_deref(),
         )
         .map_err(StartError::Setting)?;
-        let routing = Arc::new(routing);
+        let (known, half_life) = (settings.heat.segments_max, settings.heat.half_life);
+        let heat = Heat::new(known, half_life, Instant::now().into_std());
+        let routing = Arc::new(routing.measure_with(heat));
         let store_url = store.url();
         let rules = Rules {
             copy_max: settings.copy_max,
             foreign: settings.foreign_generation,
             segments: segment_rules.clone(),
-            lowered_for: settings.heat.lowered_for,
+            heat: settings.heat.clone(),
         };
         let writing =
             Arc::new(Writing::new(state.clone(), store.clone(), routing.clone(), clock.clone(), rules));
@@ -153,9 +156,15 @@ impl Gateway {
             settings.full_pass_interval,
             stopped.clone(),
         );
-        let upkeep =
-            upkeep(state.clone(), writing.clone(), discovery.clone(), settings.lease_ttl / 3, stopped);
-        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep)];
+        let upkeep = upkeep(
+            state.clone(),
+            writing.clone(),
+            discovery.clone(),
+            settings.lease_ttl / 3,
+            stopped.clone(),
+        );
+        let tiers = tiers(writing.clone(), segment_rules.clone(), settings.heat.interval, stopped);
+        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep), tokio::spawn(tiers)];
         let meta = state.meta();
         tracing::info!(
             store = store_url,
@@ -271,6 +280,30 @@ async fn upkeep(
     }
 }
 
+/// Every so often all segments are looked at for rules about age; otherwise only what changed.
+const AGES_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks at rules and heat, again and again.
+async fn tiers(
+    writing: Arc<Writing>,
+    rules: Arc<SegmentRules>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut all_looked_at = Instant::now();
+    while !*stop.borrow_and_update() {
+        let all = rules.depend_on_age() && all_looked_at.elapsed() >= AGES_EVERY;
+        if all {
+            all_looked_at = Instant::now();
+        }
+        writing.follow_tiers(all).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            changed = stop.changed() => if changed.is_err() { break },
+        }
+    }
+}
+
 fn check(settings: &Settings) -> Result<(), StartError> {
     let wrong = |text: &str| Err(StartError::Setting(text.to_owned()));
     if settings.lease_ttl.as_secs() < 1 {
@@ -281,6 +314,19 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     }
     if settings.copies_minimum == 0 || settings.copies_maximum < settings.copies_minimum {
         return wrong("copies_minimum must be at least 1, and copies_maximum not below it");
+    }
+    let heat = &settings.heat;
+    if heat.half_life.is_zero()
+        || heat.interval.is_zero()
+        || heat.segments_max == 0
+        || heat.rate_per_copy == 0
+    {
+        return wrong(
+            "heat's half-life, interval, number of segments and rate for each copy must be more than 0",
+        );
+    }
+    if heat.lower_percent >= 100 {
+        return wrong("heat_lower_percent must be less than 100, or segments go up and down");
     }
     if settings.copy_max.is_zero() || settings.write_bytes_max == 0 {
         return wrong("limits of 0 let nothing be written");

@@ -1,8 +1,8 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `trough`, `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies` →
-//! `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::error`, `segment`, `store`, which
-//! import nothing of the others.
+//! Imports go one way: `trough`, `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies`, `heat`
+//! → `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::tier_types`, `api::error`, `rules`,
+//! `segment`, `store`, which import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
 

@@ -37,6 +37,8 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/segments/{id}/pin/{worker}", put(copies::pin).delete(copies::unpin))
         .route("/v1/locks", get(writes::locks))
         .route("/v1/rules", get(tiers::rules))
+        .route("/v1/tiers", get(tiers::list))
+        .route("/v1/segments/{id}/tier", get(tiers::explain))
         .route("/v1/schemas", get(schemas::list))
         .route("/v1/schemas/{name}", get(schemas::get).put(schemas::put))
         .route("/v1/schemas/{name}/versions", get(schemas::versions))

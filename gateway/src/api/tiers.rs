@@ -2,9 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{
+        Path, Query as UrlQuery, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+};
+use serde::Deserialize;
 
-use super::tier_types::{RuleInfo, RuleList};
+use super::{
+    error::ApiError,
+    segments::{bad_request, segment_id},
+    tier_types::{RuleInfo, RuleList, TierInfo, TierList},
+};
 use crate::{
     gateway::Core,
     rules::{Rule, Terms},
@@ -14,6 +25,37 @@ use crate::{
 pub(super) async fn rules(State(core): State<Arc<Core>>) -> Json<RuleList> {
     let rules = core.rules.iter().map(|(rule, terms)| info(Some(rule), terms)).collect();
     Json(RuleList { rules, otherwise: info(None, core.rules.otherwise()) })
+}
+
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    limit: Option<usize>,
+}
+
+/// `GET /v1/tiers?limit=`
+pub(super) async fn list(
+    State(core): State<Arc<Core>>,
+    params: Result<UrlQuery<ListParams>, QueryRejection>,
+) -> Result<Json<TierList>, ApiError> {
+    let UrlQuery(params) = params.map_err(|e| bad_request(e.body_text()))?;
+    let limit = params.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(bad_request(format!("limit must be 1 to {LIMIT_MAX}")));
+    }
+    core.writing.tiers(limit).await.map(Json)
+}
+
+/// `GET /v1/segments/{id}/tier`
+pub(super) async fn explain(
+    State(core): State<Arc<Core>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<TierInfo>, ApiError> {
+    let id = segment_id(id)?;
+    core.writing.explain_tier(&id).await.map(Json)
 }
 
 fn info(rule: Option<&Rule>, terms: &Terms) -> RuleInfo {

@@ -109,8 +109,9 @@ impl Copies {
 
     /// Segments that rules keep hot, without those that have a wish of their own.
     pub fn kept(&self) -> Vec<SegmentId> {
+        let mut kept: Vec<SegmentId> = self.kept.lock().segments.keys().cloned().collect();
         let ledger = self.state.ledger();
-        let kept = self.kept.lock();
-        kept.segments.keys().filter(|id| !ledger.is_wished(id.as_str())).cloned().collect()
+        kept.retain(|id| !ledger.is_wished(id.as_str()));
+        kept
     }
 }

@@ -22,6 +22,9 @@ const COPY_BYTES_PER_S: f64 = 50e6;
 const COLD_S: f64 = 0.05;
 /// Taken for a hot answer as long as there was none.
 const HOT_S: f64 = 0.001;
+/// What is hot saves this part of a cold answer's time at least: where both take about as long, a difference
+/// that comes and goes must not lower what is asked all the time.
+const SAVED_PART: f64 = 0.5;
 /// A copy that is one of several goes when those that stay would have at most this part of the rate for which
 /// one more is made.
 const FEWER_PART: f64 = 0.5;
@@ -103,17 +106,19 @@ pub fn decide(question: &Question<'_>, settings: &HeatSettings) -> Decision {
     let rate = heat.queries * per_query;
     let least_rate = heat.least() * per_query;
     let cold_s = heat.cold_s.or(question.averages.cold_s).unwrap_or(COLD_S);
-    let hot_s = question.averages.hot_s.unwrap_or(HOT_S).min(cold_s);
+    let hot_s = heat.hot_s.or(question.averages.hot_s).unwrap_or(HOT_S).min(cold_s);
     let speed = question.bytes_per_s.filter(|speed| *speed > 0.0);
     let one_copy_s = COPY_FIXED_S + question.size as f64 / speed.unwrap_or(COPY_BYTES_PER_S);
     let copy_s = one_copy_s * f64::from(terms.copies_minimum);
-    let saves = |rate: f64| rate * settings.horizon.as_secs_f64() * (cold_s - hot_s);
     let kept_by_rule = if terms.tier == TierRule::Hot { terms.copies_minimum } else { 0 };
     let copies_now = match (terms.tier, wish) {
         (TierRule::Cold, _) => 0,
         (_, Some(wish)) => terms.clamp(wish.copies),
         (_, None) => kept_by_rule,
     };
+    let least_part = if copies_now > 0 { SAVED_PART } else { 0.0 };
+    let each_s = (cold_s - hot_s).max(cold_s * least_part);
+    let saves = |rate: f64| rate * settings.horizon.as_secs_f64() * each_s;
     let mut decision = Decision {
         action: Action::Keep,
         copies_now,

@@ -5,22 +5,13 @@ use std::{sync::Arc, time::Instant};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::tally::{Reading, Tally};
+use super::tally::{AnsweredFrom, Reading, Tally};
 use crate::segment::SegmentId;
 
 /// Parts with a lock each, so that threads rarely meet; a power of two.
 const SHARDS: usize = 16;
 /// How much of a mean a further value leaves: about the last hundred count.
 const MEAN_KEPT: f64 = 0.99;
-
-/// From what a query was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnsweredFrom {
-    /// From the store, in place.
-    Store,
-    /// From a copy.
-    Copy,
-}
 
 /// A mean over the last values.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,15 +67,10 @@ impl Heat {
         let now_s = self.seconds(now);
         let mut shard = self.shard(id.as_str()).lock();
         match from {
-            AnsweredFrom::Store => {
-                shard.cold.add(took_s);
-                shard.tally.add(id.as_str(), now_s, Some(took_s));
-            }
-            AnsweredFrom::Copy => {
-                shard.hot.add(took_s);
-                shard.tally.add(id.as_str(), now_s, None);
-            }
+            AnsweredFrom::Store => shard.cold.add(took_s),
+            AnsweredFrom::Copy => shard.hot.add(took_s),
         }
+        shard.tally.add(id.as_str(), now_s, from, took_s);
     }
 
     /// How often `id` is asked; 0 if it is not among those that are known.

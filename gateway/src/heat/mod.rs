@@ -7,7 +7,7 @@ mod settings;
 pub mod tally;
 
 pub use self::{
-    measure::{AnsweredFrom, Averages, Heat},
+    measure::{Averages, Heat},
     settings::HeatSettings,
-    tally::Reading,
+    tally::{AnsweredFrom, Reading},
 };

@@ -14,8 +14,17 @@ use std::{collections::HashMap, sync::Arc};
 /// Weights stay below 2^this; then the landmark moves. A double holds 2^1023, and sums of many such weights.
 const EXPONENT_MAX: f64 = 256.0;
 
-/// How much of what was known of a segment's cold answers a further one leaves.
-const COLD_KEPT: f64 = 0.8;
+/// How much of what was known of a segment's answers a further one leaves.
+const TIME_KEPT: f64 = 0.8;
+
+/// From what a query was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredFrom {
+    /// From the store, in place.
+    Store,
+    /// From a copy.
+    Copy,
+}
 
 /// How often a key is asked: queries, each counted as 2^(-age / half-life).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -26,6 +35,8 @@ pub struct Reading {
     pub error: f64,
     /// Mean time of the last cold answers in seconds; `None`: there was none.
     pub cold_s: Option<f64>,
+    /// The same of answers from copies.
+    pub hot_s: Option<f64>,
 }
 
 impl Reading {
@@ -44,6 +55,7 @@ struct Slot {
     /// Place in the heap.
     at: usize,
     cold_s: Option<f64>,
+    hot_s: Option<f64>,
 }
 
 /// The counters.
@@ -71,15 +83,22 @@ impl Tally {
         }
     }
 
-    /// One query of `key` at `now_s`. `cold_s`: it was answered from the store, in this time.
-    pub fn add(&mut self, key: &str, now_s: f64, cold_s: Option<f64>) {
+    /// One query of `key`, answered at `now_s` in `took_s`.
+    pub fn add(&mut self, key: &str, now_s: f64, from: AnsweredFrom, took_s: f64) {
         let weight = self.weight(now_s);
         let slot = match self.index.get(key) {
             Some(&slot) => slot,
             None if self.slots.len() < self.capacity => {
                 let key: Arc<str> = key.into();
                 let (slot, at) = (self.slots.len(), self.heap.len());
-                self.slots.push(Slot { key: key.clone(), count: 0.0, error: 0.0, at, cold_s: None });
+                self.slots.push(Slot {
+                    key: key.clone(),
+                    count: 0.0,
+                    error: 0.0,
+                    at,
+                    cold_s: None,
+                    hot_s: None,
+                });
                 self.index.insert(key, slot);
                 self.heap.push(slot);
                 self.rise(at);
@@ -90,7 +109,7 @@ impl Tally {
                 let key: Arc<str> = key.into();
                 let lowest = &mut self.slots[slot];
                 let before = std::mem::replace(&mut lowest.key, key.clone());
-                (lowest.error, lowest.cold_s) = (lowest.count, None);
+                (lowest.error, lowest.cold_s, lowest.hot_s) = (lowest.count, None, None);
                 self.index.remove(&before);
                 self.index.insert(key, slot);
                 slot
@@ -98,10 +117,11 @@ impl Tally {
         };
         let entry = &mut self.slots[slot];
         entry.count += weight;
-        if let Some(took) = cold_s {
-            entry.cold_s =
-                Some(entry.cold_s.map_or(took, |mean| mean * COLD_KEPT + took * (1.0 - COLD_KEPT)));
-        }
+        let mean = match from {
+            AnsweredFrom::Store => &mut entry.cold_s,
+            AnsweredFrom::Copy => &mut entry.hot_s,
+        };
+        *mean = Some(mean.map_or(took_s, |mean| mean * TIME_KEPT + took_s * (1.0 - TIME_KEPT)));
         let at = entry.at;
         self.sink(at);
     }
@@ -128,7 +148,7 @@ impl Tally {
 
     fn read(&self, slot: &Slot, now_s: f64) -> Reading {
         let now = 2f64.powf((self.landmark_s - now_s) / self.half_life_s);
-        Reading { queries: slot.count * now, error: slot.error * now, cold_s: slot.cold_s }
+        Reading { queries: slot.count * now, error: slot.error * now, cold_s: slot.cold_s, hot_s: slot.hot_s }
     }
 
     /// Weight of a query at `now_s`. Moves the landmark before it gets too large.
@@ -205,7 +225,7 @@ mod tests {
                 all = all * decay + 1.0;
                 exact.values_mut().for_each(|count| *count *= decay);
                 *exact.entry(key.to_string()).or_default() += 1.0;
-                tally.add(&key.to_string(), now, None);
+                tally.add(&key.to_string(), now, AnsweredFrom::Copy, 0.0);
             }
             prop_assert!(tally.len() <= capacity);
             let near = 1e-6 * all;
@@ -233,7 +253,7 @@ mod tests {
     fn half_is_left_after_a_half_life() {
         let mut tally = Tally::new(4, HALF_LIFE_S);
         for _ in 0..8 {
-            tally.add("a", 100.0, Some(2.0));
+            tally.add("a", 100.0, AnsweredFrom::Store, 2.0);
         }
         let at = |now: f64| tally.get("a", now).expect("counted").queries;
         assert!((at(100.0) - 8.0).abs() < 1e-9 && (at(160.0) - 4.0).abs() < 1e-9);
@@ -244,10 +264,10 @@ mod tests {
     #[test]
     fn the_means_of_another_key_are_not_inherited() {
         let mut tally = Tally::new(1, HALF_LIFE_S);
-        tally.add("a", 0.0, Some(9.0));
-        tally.add("b", 0.0, None);
+        tally.add("a", 0.0, AnsweredFrom::Store, 9.0);
+        tally.add("b", 0.0, AnsweredFrom::Copy, 3.0);
         let found = tally.get("b", 0.0).expect("it took the counter over");
-        assert_eq!((found.queries, found.error, found.cold_s), (2.0, 1.0, None));
+        assert_eq!(found, Reading { queries: 2.0, error: 1.0, cold_s: None, hot_s: Some(3.0) });
         assert_eq!(found.least(), 1.0);
     }
 }

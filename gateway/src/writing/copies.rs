@@ -46,7 +46,7 @@ impl Writing {
         let segment = id.clone();
         let by_itself = matches!(self.routing.copies.terms(id).tier, TierRule::Heat | TierRule::Hot);
         let now_ms = (self.clock)();
-        let lasts_ms = i64::try_from(self.rules.lowered_for.as_millis()).unwrap_or(i64::MAX);
+        let lasts_ms = i64::try_from(self.rules.heat.lowered_for.as_millis()).unwrap_or(i64::MAX);
         let stays_down = (by_itself && lasts_ms > 0)
             .then(|| Raise { until_ms: Some(now_ms.saturating_add(lasts_ms)), ..Raise::by_hand(0, now_ms) });
         self.wish(id, move |_| vec![Entry::Raise(segment, stays_down)]).await

@@ -17,6 +17,7 @@ pub(crate) mod schemas;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod turns;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::{
         hot::{LockInfo, LockState, Token},
     },
     discovery::Clock,
+    heat::HeatSettings,
     registry::{
         catalog::Lookup,
         ledger::{Ledger, Lock},
@@ -57,8 +59,8 @@ pub(crate) struct Rules {
     pub(crate) foreign: ForeignGeneration,
     /// Which segments may be raised and written.
     pub(crate) segments: Arc<SegmentRules>,
-    /// For so long neither heat nor a rule raises what was lowered by hand.
-    pub(crate) lowered_for: Duration,
+    /// When demand raises and lowers.
+    pub(crate) heat: HeatSettings,
 }
 
 /// Everything that changes segments.

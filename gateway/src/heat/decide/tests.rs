@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    heat::tally::Tally,
+    heat::tally::{AnsweredFrom, Tally},
     rules::{Rule, Rules, Ship},
 };
 
@@ -23,7 +23,7 @@ fn settings() -> HeatSettings {
 fn question(terms: &Terms, queries: f64) -> Question<'_> {
     Question {
         terms,
-        heat: Reading { queries, error: 0.0, cold_s: Some(0.2) },
+        heat: Reading { queries, error: 0.0, cold_s: Some(0.2), hot_s: None },
         size: 100_000_000,
         averages: Averages { cold_s: Some(9.0), hot_s: Some(0.002) },
         bytes_per_s: Some(100e6),
@@ -65,13 +65,13 @@ fn raised_when_the_saved_time_exceeds_the_copy() {
     );
     // Not on the word of a few queries, and not on what may be somebody else's.
     assert_eq!(decided(&question(&heat, 7.9)), Action::Keep);
-    let unsure = Reading { queries: 100.0, error: 95.0, cold_s: Some(0.2) };
+    let unsure = Reading { queries: 100.0, error: 95.0, cold_s: Some(0.2), hot_s: None };
     assert_eq!(decided(&Question { heat: unsure, ..question(&heat, 0.0) }), Action::Keep);
     // Where no copy was made yet and none of its answers was cold, something is taken for them.
     let unknown = Question {
         bytes_per_s: None,
         averages: Averages::default(),
-        heat: Reading { cold_s: None, ..Reading { queries: 1000.0, error: 0.0, cold_s: None } },
+        heat: Reading { queries: 1000.0, ..Reading::default() },
         ..question(&heat, 0.0)
     };
     let decision = decide(&unknown, &settings());
@@ -159,6 +159,11 @@ fn limits_that_changed_are_kept_to() {
     assert_eq!((decision.action, decision.copy_s > 3.2), (Action::Wish(3), true), "three have to be made");
 }
 
+/// A copy is there at once, and takes as long as the store did: nothing but the rate may decide then.
+fn from(wish: Option<Raise>) -> AnsweredFrom {
+    if wish.is_some() { AnsweredFrom::Copy } else { AnsweredFrom::Store }
+}
+
 /// Carries decisions out.
 fn carry_out(wish: Option<Raise>, action: Action, now_ms: i64) -> Option<Raise> {
     match action {
@@ -187,7 +192,7 @@ proptest! {
             for _ in 0..steps {
                 now_s += 10;
                 for _ in 0..per_step {
-                    tally.add("s", f64::from(now_s), Some(f64::from(cold_ms) / 1e3));
+                    tally.add("s", f64::from(now_s), from(wish), f64::from(cold_ms) / 1e3);
                 }
                 let now_ms = i64::from(now_s) * 1000;
                 let ask = |wish| {
@@ -226,7 +231,7 @@ proptest! {
         let mut tally = Tally::new(4, settings.half_life.as_secs_f64());
         let (mut wish, mut changes) = (None::<Raise>, 0);
         for now_s in (gap_s..40_000).step_by(gap_s as usize) {
-            tally.add("s", f64::from(now_s), Some(f64::from(cold_ms) / 1e3));
+            tally.add("s", f64::from(now_s), from(wish), f64::from(cold_ms) / 1e3);
             let heat = tally.get("s", f64::from(now_s)).unwrap_or_default();
             let now_ms = i64::from(now_s) * 1000;
             let action = decide(&Question { heat, wish, size, now_ms, ..question(&terms, 0.0) }, &settings).action;

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        tier_types::RaisedBy,
+    },
     segment::SegmentId,
     store::Generation,
 };
@@ -100,17 +103,6 @@ impl Raise {
     pub fn by_hand(copies: u32, now_ms: i64) -> Self {
         Self { copies, by: RaisedBy::Hand, since_ms: now_ms, until_ms: None }
     }
-}
-
-/// Whose wish a [`Raise`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RaisedBy {
-    /// Somebody's: heat never changes it.
-    #[default]
-    Hand,
-    /// Demand's.
-    Heat,
 }
 
 /// Checksum of a generation that was promoted through this gateway.

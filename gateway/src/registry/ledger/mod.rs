@@ -12,11 +12,10 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use self::entries::{
-    Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, RaisedBy, Tombstone, Uploaded,
-};
+pub use self::entries::{Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, Tombstone, Uploaded};
 use self::rows::{LedgerKey, name_of, read};
 use super::RowChange;
+pub use crate::api::tier_types::RaisedBy;
 use crate::{
     api::hot::{SchemaInfo, TOKEN_COUNTER_BITS, Token},
     segment::SegmentId,

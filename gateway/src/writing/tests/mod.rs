@@ -7,6 +7,7 @@ mod delete;
 mod over_http;
 mod promote;
 mod provision;
+mod tiers;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
