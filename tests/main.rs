@@ -39,13 +39,15 @@ mod registry;
 mod selftest;
 mod store_contract;
 mod trough;
+mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 30] = [
+const TESTS: [&[registry::Test]; 31] = [
     life::TESTS,
     trough::TESTS,
+    trough_migration::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,
