@@ -40,14 +40,16 @@ mod selftest;
 mod store_contract;
 mod trough;
 mod tiers;
+mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 31] = [
+const TESTS: [&[registry::Test]; 32] = [
     life::TESTS,
     trough::TESTS,
     tiers::TESTS,
+    trough_migration::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

@@ -14,7 +14,7 @@ const ASKED_BY_QUERIES: [&str; 2] = ["page_count", "page_size"];
 /// function of the built-in SQLite is either here or refused on purpose.
 #[rustfmt::skip]
 pub(super) const FUNCTIONS: &[&str] = &[
-    "->", "->>", "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "bm25", "ceil",
+    "->", "->>", "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "bm25", "buildredirectarray", "ceil",
     "ceiling", "changes", "char", "coalesce", "concat", "concat_ws", "cos", "cosh", "count", "cume_dist",
     "current_date", "current_time", "current_timestamp", "date", "datetime", "degrees", "dense_rank", "exp",
     "first_value", "floor", "format", "fts5_get_locale", "fts5_insttoken", "fts5_locale",
@@ -28,7 +28,8 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "ln", "log", "log10", "log2", "lower", "ltrim", "match", "matchinfo", "max", "median", "min", "mod",
     "nth_value", "ntile", "nullif", "octet_length", "offsets", "percent_rank", "percentile",
     "percentile_cont", "percentile_disc", "pi", "pow", "power", "printf", "quote", "radians", "random",
-    "randomblob", "rank", "regexp", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim", "sign",
+    "randomblob", "rank", "regexp", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim",
+    "seedcrawledstatus", "sign",
     "sin", "sinh", "snippet", "soundex", "sqlite_source_id", "sqlite_version", "sqrt", "strftime",
     "string_agg", "substr", "substring", "subtype", "sum", "tan", "tanh", "time", "timediff",
     "total", "total_changes", "trim", "trunc", "typeof", "unhex", "unicode", "unistr", "unistr_quote",

@@ -6,6 +6,7 @@
 //! is [`SegmentFiles`], which the worker implements.
 
 mod answer;
+mod archive_it;
 mod authorize;
 mod control;
 mod copying;

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, config::DbConfig, ffi, limits::Limit};
 
 use super::{
-    QuerySettings, SqlLimits, authorize,
+    QuerySettings, SqlLimits, archive_it, authorize,
     control::Control,
     errors::SqliteError,
     functions,
@@ -134,6 +134,7 @@ impl Sandbox {
         harden(&connection, purpose, settings).map_err(|e| of_rusqlite(&e))?;
         functions::install(Handle::of(&connection))?;
         regexp::install(&connection).map_err(|e| of_rusqlite(&e))?;
+        archive_it::install(&connection).map_err(|e| of_rusqlite(&e))?;
         set_authorizer(&connection, &shared)?;
         let sandbox = Self {
             statements: RefCell::new(Vec::new()),

@@ -65,8 +65,9 @@ pub(super) fn lines(settings: &Settings) -> Vec<Line> {
     let mut conversion = Conversion { settings, lines: Vec::new() };
     conversion.store();
     conversion.local_data();
-    conversion.copies();
+    // The first rule that matches holds: what is cold has no copies.
     conversion.cold();
+    conversion.copies();
     conversion.ports();
     conversion.others();
     conversion.without_limits();
@@ -302,7 +303,7 @@ impl Conversion<'_> {
             ("sql_compound_selects_max", "500"),
             ("sql_like_pattern_size_max", "50000B"),
         ] {
-            self.key(key, value, "Trough has no such limit; the default is lower");
+            self.key(key, value, "Trough has no such limits; the defaults are lower");
         }
     }
 }

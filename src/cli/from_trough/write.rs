@@ -28,12 +28,19 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
     );
     let (mut keys, mut table, mut notes, mut rules) =
         (String::new(), String::new(), String::new(), String::new());
+    let mut before = String::new();
     for line in convert::lines(settings) {
         match line {
             Line::Key { key, value, from } => match spec_of(key) {
                 Some(spec) => match (spec.check)(&value) {
-                    Ok(value) if key.starts_with(TABLE) => put(&mut table, spec, &value, &from),
-                    Ok(value) => put(&mut keys, spec, &value, &from),
+                    Ok(value) => {
+                        let out = if key.starts_with(TABLE) { &mut table } else { &mut keys };
+                        if before != from {
+                            note(out, &format!("{}.", from.trim_end_matches('.')));
+                        }
+                        put(out, spec, &value);
+                        before = from;
+                    }
                     Err(why) => {
                         let text = format!("{from}: {value} {why} for {key}; give {}.", spec.allowed);
                         note(&mut notes, &text);
@@ -62,9 +69,7 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
     out
 }
 
-fn put(out: &mut String, spec: &KeySpec, value: &str, from: &str) {
-    out.push('\n');
-    comment(out, &format!("{}.", from.trim_end_matches('.')));
+fn put(out: &mut String, spec: &KeySpec, value: &str) {
     let name = spec.name.strip_prefix(TABLE).and_then(|rest| rest.strip_prefix('_')).unwrap_or(spec.name);
     let _ = writeln!(out, "{name} = {}", spec.toml(value));
 }
