@@ -19,6 +19,7 @@ mod cluster_faults;
 mod config;
 mod conformance;
 mod demo_runs;
+mod disaster;
 mod docs;
 mod fstab;
 mod harness;
@@ -42,8 +43,9 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 29] = [
+const TESTS: [&[registry::Test]; 30] = [
     life::TESTS,
+    disaster::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

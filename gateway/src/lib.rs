@@ -15,6 +15,7 @@ mod gateway;
 pub mod leases;
 pub mod metrics;
 pub mod placement;
+pub mod rebuild;
 pub mod registry;
 pub mod routing;
 pub mod segment;

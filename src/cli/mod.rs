@@ -21,6 +21,7 @@ pub mod mount;
 pub mod mount_helper;
 pub mod mounts;
 pub mod query;
+pub mod registry;
 pub mod schema;
 pub mod segment;
 pub mod serve;
@@ -59,6 +60,8 @@ pub enum Command {
     Segment(segment::Args),
     /// Register what new segments look like
     Schema(schema::Args),
+    /// Back up, restore, check and rebuild what a gateway keeps
+    Registry(registry::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
     /// What /sbin/mount.springhouse is: mount for /etc/fstab
@@ -92,6 +95,7 @@ impl Command {
             Self::Query(_) => "query",
             Self::Segment(_) => "segment",
             Self::Schema(_) => "schema",
+            Self::Registry(_) => "registry",
             Self::Mount(_) => "mount",
             Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",

@@ -187,7 +187,8 @@ async fn workers(gateway: &Gateway, world: &World, figures: &mut Figures) -> Out
     let mut digests = Vec::new();
     let begun = Instant::now();
     for (n, assignment) in (0..).zip(&assigned) {
-        let segments: Vec<HotSegment> = assignment.hold.iter().map(|held| copy(&held.id, &held.generation)).collect();
+        let segments: Vec<HotSegment> =
+            assignment.hold.iter().map(|held| copy(&held.id, &held.generation)).collect();
         let digest = segments.iter().fold(0u64, |sum, segment| sum.wrapping_add(segment.digest()));
         let whole = Manifest { epoch: EPOCH, version: 1, base: None, segments, digest };
         if registrar.manifest(&worker(n), &whole).await?.send_all {

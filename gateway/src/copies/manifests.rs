@@ -190,6 +190,13 @@ impl Manifests {
         })
     }
 
+    /// Everything that `worker` has.
+    pub(super) fn of(&self, worker: &str) -> Vec<(SegmentId, Copy)> {
+        let holding = self.holdings.get(worker);
+        let copies = holding.into_iter().flat_map(|holding| &holding.copies);
+        copies.map(|(id, copy)| (id.clone(), copy.clone())).collect()
+    }
+
     /// The copy of one segment on one worker.
     pub(super) fn copy(&self, worker: &str, id: &SegmentId) -> Option<&Copy> {
         self.holdings.get(worker).and_then(|holding| holding.copies.get(id))

@@ -4,11 +4,13 @@
 //! Both sides are versioned and go over the wire as changes, so a heartbeat costs the same whatever the
 //! number of segments, and a change costs what has changed.
 
+pub(crate) mod adopt;
 mod assign;
 mod desk;
 mod manifests;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::{
     collections::{BTreeMap, HashSet},

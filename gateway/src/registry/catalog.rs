@@ -41,7 +41,10 @@ impl Directory {
     /// Bytes that it takes, itself included.
     pub fn heap_bytes(&self) -> usize {
         let bounds = self.bounds.iter().map(|bound| bound.len()).sum::<usize>();
-        size_of::<Self>() + self.segments.heap_bytes() + self.bounds.capacity() * size_of::<Box<str>>() + bounds
+        size_of::<Self>()
+            + self.segments.heap_bytes()
+            + self.bounds.capacity() * size_of::<Box<str>>()
+            + bounds
     }
 
     /// Bounds for `segments` that keep as many rows of `old_bounds` as they can: what did not change is
@@ -270,9 +273,10 @@ impl Catalog {
         let directories = self.directories.iter().map(|(path, directory)| {
             ARC + path.len() + 3 * NAME + size_of::<Arc<Directory>>() + ARC + directory.heap_bytes()
         });
-        let misplaced = self.misplaced.iter().map(|(id, places)| {
-            id.len() + size_of::<(Box<str>, Vec<Arc<str>>)>() + places.capacity() * NAME
-        });
+        let misplaced = self
+            .misplaced
+            .iter()
+            .map(|(id, places)| id.len() + size_of::<(Box<str>, Vec<Arc<str>>)>() + places.capacity() * NAME);
         directories.sum::<usize>() + misplaced.sum::<usize>()
     }
 

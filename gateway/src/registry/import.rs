@@ -39,12 +39,12 @@ pub enum ImportError {
         reason: String,
     },
     /// It has no last line.
-    #[error("the export was cut short after line {0}: its last line, which begins with {{\"end\", is missing")]
+    #[error(
+        "the export was cut short after line {0}: its last line, which begins with {{\"end\", is missing"
+    )]
     CutShort(u64),
     /// It is not what was exported.
-    #[error(
-        "the export was changed since it was made: {0}; import it with --edited if that was on purpose"
-    )]
+    #[error("the export was changed since it was made: {0}; import it with --edited if that was on purpose")]
     Changed(String),
     /// The lines cannot be read.
     #[error("the export cannot be read: {0}")]
@@ -138,12 +138,60 @@ pub fn import(
     let (end, sum) = end;
     if !options.edited && end.lines != lines.number - 1 {
         let has = lines.number - 1;
-        return Err(ImportError::Changed(format!("it has {has} lines before the last, which says {}", end.lines)));
+        return Err(ImportError::Changed(format!(
+            "it has {has} lines before the last, which says {}",
+            end.lines
+        )));
     }
     if !options.edited && end.checksum != sum {
         return Err(ImportError::Changed("its checksum does not match".to_owned()));
     }
     import.finish(options)
+}
+
+/// What only people have said, and no store or worker knows: schemas, wishes for copies, workers to be
+/// emptied.
+const WISHES: [&str; 4] = ["schema", "raise", "pin", "drain"];
+
+/// The rows of an export that a registry rebuilt from the store needs, and how far its tokens went. All of
+/// the export is read, and has to be whole. Blocks.
+pub fn wishes(input: &mut dyn BufRead) -> Result<(Vec<RowChange>, Former), ImportError> {
+    let mut lines = LineReader { input, number: 0, text: String::new(), sum: Xxh3::new() };
+    let header = header(&mut lines)?;
+    let mut former = Former { token: 0, epoch: header.epoch };
+    let mut rows = Vec::new();
+    loop {
+        let before = Sum(lines.sum.digest());
+        match lines.next()? {
+            Some(Line::Entry(line)) => {
+                let (key, value, token) =
+                    row(&line).map_err(|reason| ImportError::Line { line: lines.number, reason })?;
+                former.token = former.token.max(token);
+                if WISHES.contains(&line.entry.as_str()) {
+                    rows.push(RowChange::Put(key, value));
+                }
+            }
+            Some(Line::End(end)) if end.end.checksum == before => return Ok((rows, former)),
+            Some(Line::End(_)) => {
+                return Err(ImportError::Changed("its checksum does not match".to_owned()));
+            }
+            Some(_) => {}
+            None => return Err(ImportError::CutShort(lines.number)),
+        }
+    }
+}
+
+/// Key, value and token of a row of the ledger.
+fn row(line: &EntryLine) -> Result<(Vec<u8>, Vec<u8>, Token), String> {
+    let key = key_of(&line.entry, line.of.as_deref());
+    let value = seal(&key, line.value.get().as_bytes());
+    let what = || format!("{} {}", line.entry, line.of.as_deref().unwrap_or_default());
+    check(&key, &value).map_err(|reason| format!("{}: {reason}", what().trim_end()))?;
+    let token = match LedgerKey::decode(&key) {
+        Some(LedgerKey::Token) => read(&key, &value)?,
+        _ => serde_json::from_str(line.value.get()).map_or(0, |HasToken { token }| token),
+    };
+    Ok((key, value, token))
 }
 
 fn header(lines: &mut LineReader<'_>) -> Result<Header, ImportError> {
@@ -260,8 +308,7 @@ impl<'a> Import<'a> {
 
     fn segment(&mut self, line: &SegmentLine) -> Result<(), String> {
         let SegmentLine { segment, generation, size, mtime_ms } = line;
-        let (directory, id) =
-            line.place().ok_or_else(|| format!("{segment:?} is no path of a segment"))?;
+        let (directory, id) = line.place().ok_or_else(|| format!("{segment:?} is no path of a segment"))?;
         let facts = Facts { generation: *generation, size: *size, mtime_ms: *mtime_ms };
         match &mut self.current {
             Some((path, current)) if **path == *directory => {
@@ -273,18 +320,11 @@ impl<'a> Import<'a> {
     }
 
     fn entry(&mut self, line: &EntryLine) -> Result<(), String> {
-        let key = key_of(&line.entry, line.of.as_deref());
-        let value = seal(&key, line.value.get().as_bytes());
-        let what = || format!("{} {}", line.entry, line.of.as_deref().unwrap_or_default());
-        check(&key, &value).map_err(|reason| format!("{}: {reason}", what().trim_end()))?;
-        if let Ok(HasToken { token }) = serde_json::from_str(line.value.get()) {
-            self.token = self.token.max(token);
-        }
+        let (key, value, token) = row(line)?;
+        self.token = self.token.max(token);
         self.done.entries += 1;
-        if LedgerKey::decode(&key) == Some(LedgerKey::Token) {
-            // Written at the end: it may have to be higher.
-            self.token = self.token.max(read(&key, &value)?);
-        } else {
+        // Of the count itself: written at the end, when it may have to be higher.
+        if LedgerKey::decode(&key) != Some(LedgerKey::Token) {
             self.put(RowChange::Put(key, value));
         }
         Ok(())

@@ -35,13 +35,8 @@ fn lock(token: Token) -> Lock {
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let n = 0u64..20;
     let segment = n.clone().prop_map(|n| id(&format!("s-{n}.x")));
-    let tombstone = |token| Tombstone {
-        token,
-        directory: "/".into(),
-        since_ms: 1,
-        done_ms: Some(2),
-        generation: None,
-    };
+    let tombstone =
+        |token| Tombstone { token, directory: "/".into(), since_ms: 1, done_ms: Some(2), generation: None };
     let schema = |version| SchemaInfo {
         name: "pages".into(),
         version,
@@ -96,17 +91,24 @@ fn reason(text: &str) -> String {
 fn sample() -> MemoryRegistry {
     let registry = MemoryRegistry::default();
     let state = opened(&registry);
-    state.commit(vec![listed("/", numbered(100, 103, 1)), listed("/1", numbered(1000, 3500, 2))]).expect("memory");
+    state
+        .commit(vec![listed("/", numbered(100, 103, 1)), listed("/1", numbered(1000, 3500, 2))])
+        .expect("memory");
     amend(
         &state,
         vec![
             Entry::Token(7),
             Entry::Lock(id("1001"), Some(lock(7))),
             Entry::Raise(id("1002"), Some(Raise { copies: 2 })),
-            Entry::Checksum(id("1003"), Some(Checksum { generation: facts(2).generation, checksum: "c".into() })),
+            Entry::Checksum(
+                id("1003"),
+                Some(Checksum { generation: facts(2).generation, checksum: "c".into() }),
+            ),
         ],
     );
-    state.update_meta(|meta| (meta.discovered, meta.store_url) = (true, Some("file:///s".into()))).expect("memory");
+    state
+        .update_meta(|meta| (meta.discovered, meta.store_url) = (true, Some("file:///s".into())))
+        .expect("memory");
     registry
 }
 
@@ -170,7 +172,11 @@ fn the_lines_are_as_documented() {
             "0".repeat(32)
         )
     );
-    assert!(lines[1].starts_with(r#"{"entry":"lock","of":"1001","value":{"worker":"w1","token":7,"#), "{}", lines[1]);
+    assert!(
+        lines[1].starts_with(r#"{"entry":"lock","of":"1001","value":{"worker":"w1","token":7,"#),
+        "{}",
+        lines[1]
+    );
     assert_eq!(lines[2], r#"{"entry":"raise","of":"1002","value":{"copies":2}}"#);
     assert_eq!(lines[3], r#"{"entry":"token","value":7}"#);
     assert_eq!(
@@ -229,7 +235,8 @@ fn tokens_never_go_back() {
     assert!(next.is_some_and(|next| next > 1 << 50), "{next:?}");
     // A lock that is newer than the count, as somebody's editor may leave it.
     let edited = text.replacen("\"entry\":\"token\",\"value\":7", "\"entry\":\"token\",\"value\":1", 1);
-    let (_, done) = imported(&edited, &ImportOptions { edited: true, ..ImportOptions::default() }).expect("imported");
+    let (_, done) =
+        imported(&edited, &ImportOptions { edited: true, ..ImportOptions::default() }).expect("imported");
     assert_eq!(done.token, 7);
 }
 

@@ -20,7 +20,10 @@ pub(super) fn check(catalog: &Catalog, ledger: &Ledger, meta: &Meta, findings: &
             Error,
             "disputed",
             id.as_str(),
-            format!("{workers} both say that they may write segment {id}, with the same token {}", dispute.token),
+            format!(
+                "{workers} both say that they may write segment {id}, with the same token {}",
+                dispute.token
+            ),
             format!(
                 "look at both copies (`GET /v1/hot/{id}` of each), then `springhouse segment provision {id} \
                  --takeover`: what neither promoted is kept aside on each"
@@ -60,7 +63,9 @@ pub(super) fn check(catalog: &Catalog, ledger: &Ledger, meta: &Meta, findings: &
                 "deleted_and_locked",
                 id.as_str(),
                 format!("segment {id} is being deleted, and has a write lock"),
-                format!("`springhouse segment release {id} --force`: its writes are kept aside on the worker"),
+                format!(
+                    "`springhouse segment release {id} --force`: its writes are kept aside on the worker"
+                ),
             );
         }
     }
@@ -159,7 +164,10 @@ fn beyond_the_mark(id: &SegmentId, token: u64, ledger: &Ledger, findings: &mut F
         Error,
         "token_beyond_mark",
         id.as_str(),
-        format!("{id} has token {token}, and tokens were counted to {} only: one may come twice", ledger.token()),
+        format!(
+            "{id} has token {token}, and tokens were counted to {} only: one may come twice",
+            ledger.token()
+        ),
         "export and import the registry with --replace, which counts them anew",
     );
 }

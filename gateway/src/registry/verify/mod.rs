@@ -112,14 +112,19 @@ pub fn stopped(registry: &dyn Registry) -> Result<(Findings, Catalog, Ledger), R
             Meta::new("")
         }
     };
-    rows(registry, &mut findings, |key, value| ledger.load(key, value), |path, directory| {
-        catalog.replace(&path, Some(directory.into()));
-    })?;
+    rows(
+        registry,
+        &mut findings,
+        |key, value| ledger.load(key, value),
+        |path, directory| {
+            catalog.replace(&path, Some(directory.into()));
+        },
+    )?;
     content(&catalog, &ledger, &meta, &mut findings);
     Ok((findings, catalog, ledger))
 }
 
-/// Reads every row, and adds those that cannot be read.
+/// Reads every row of a registry that nobody changes, and adds those that cannot be read.
 pub(crate) fn rows(
     registry: &dyn Registry,
     findings: &mut Findings,
@@ -154,6 +159,21 @@ pub(crate) fn rows(
         directory(path, read);
     }
     Ok(())
+}
+
+/// Reads every row by itself while others change them, and adds those that cannot be read.
+pub(crate) fn each_row(registry: &dyn Registry, findings: &mut Findings) -> Result<(), RegistryError> {
+    registry.scan(b"", None, &mut |key, value| {
+        findings.rows += 1;
+        if key.first() == Some(&b'/') {
+            if let (_, Err(reason)) = DirectoryReader::default().row(key, value) {
+                damaged_catalog_row(key, &reason.to_string(), findings);
+            }
+        } else if let Err(reason) = check(key, value) {
+            damaged_ledger_row(key, &reason, findings);
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 fn damaged_catalog_row(key: &[u8], reason: &str, findings: &mut Findings) {
@@ -198,7 +218,10 @@ pub(crate) fn content(catalog: &Catalog, ledger: &Ledger, meta: &Meta, findings:
                 Severity::Warning,
                 "bad_names",
                 &**path,
-                format!("{} files in it end in .sqlite and have no segment's name", directory.state.bad_names),
+                format!(
+                    "{} files in it end in .sqlite and have no segment's name",
+                    directory.state.bad_names
+                ),
                 "rename or remove them; the gateway's log names them",
             );
         }

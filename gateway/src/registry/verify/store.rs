@@ -131,8 +131,12 @@ fn directory(path: &str, there: &Packed, known: &dyn Known, findings: &mut Findi
     let base = path.trim_end_matches('/');
     for difference in there.differences(was) {
         let (kind, id, text) = match difference {
-            Difference::Added(at) => ("not_in_catalog", there.id(at), "the store has it, the catalog has not"),
-            Difference::Changed(at) => ("catalog_behind", there.id(at), "the store has another generation of it"),
+            Difference::Added(at) => {
+                ("not_in_catalog", there.id(at), "the store has it, the catalog has not")
+            }
+            Difference::Changed(at) => {
+                ("catalog_behind", there.id(at), "the store has another generation of it")
+            }
             Difference::Removed(at) => ("not_in_store", was.id(at), "the catalog has it, the store has not"),
         };
         let remedy = "nothing if it changed a moment ago; else a full pass: POST /v1/discovery?full=true";

@@ -62,7 +62,11 @@ fn sound() -> (MemoryRegistry, State) {
     let base = Some(facts(1).generation);
     amend(
         &state,
-        vec![Entry::Token(9), Entry::Lock(id("100"), Some(lock(9, base))), Entry::Lock(id("new"), Some(lock(8, None)))],
+        vec![
+            Entry::Token(9),
+            Entry::Lock(id("100"), Some(lock(9, base))),
+            Entry::Lock(id("new"), Some(lock(8, None))),
+        ],
     );
     (registry, state)
 }
@@ -161,7 +165,11 @@ async fn the_store_is_compared() {
     let state = opened(&registry);
     let entry = |name: &str| {
         let entry = store.file(&format!("/1/{name}.sqlite")).expect("there");
-        crate::registry::packed::Facts { generation: entry.generation, size: entry.len, mtime_ms: entry.mtime_ms }
+        crate::registry::packed::Facts {
+            generation: entry.generation,
+            size: entry.len,
+            mtime_ms: entry.mtime_ms,
+        }
     };
     let segments = [("1000".to_owned(), entry("1000")), ("1001".into(), facts(1)), ("1009".into(), facts(1))];
     state.commit(vec![listed("/1", segments)]).expect("memory takes it");
@@ -174,7 +182,11 @@ async fn the_store_is_compared() {
     };
     amend(
         &state,
-        vec![Entry::Token(4), Entry::Lock(id("1002"), Some(lock(4, None))), Entry::Intent(id("1002"), Some(intent))],
+        vec![
+            Entry::Token(4),
+            Entry::Lock(id("1002"), Some(lock(4, None))),
+            Entry::Intent(id("1002"), Some(intent)),
+        ],
     );
     let (_, catalog, ledger) = stopped(&registry).expect("memory reads");
     let mut findings = Findings::default();
