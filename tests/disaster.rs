@@ -135,14 +135,14 @@ fn export_and_import() {
 
     // A registry with something in it is not replaced without being told to.
     let refused = registry(&["import", "--data", shown(&data(&gateway)), shown(&stopped)]);
-    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("--replace"), "{refused:?}");
     // One line less is no export.
     let cut = out.path().join("cut");
     let whole = text(&stopped);
     fs::write(&cut, &whole[..whole.trim_end().rfind('\n').expect("lines") + 1]).expect("written");
     let refused = registry(&["import", "--replace", "--data", shown(&data(&gateway)), shown(&cut)]);
-    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("cut short"), "{refused:?}");
 
     fs::remove_dir_all(data(&gateway).join("registry")).expect("lost");
@@ -214,10 +214,15 @@ fn export_of(name: &str, count: u32) -> String {
         name.replace(|c: char| !c.is_ascii_hexdigit(), "0")
     );
     text += "{\"entry\":\"token\",\"value\":5}\n";
-    text += "{\"directory\":\"/\",\"seen\":null,\"has_subdirs\":false,\"quiet\":false,\"bad_names\":0}\n";
     for n in 0..count {
+        let directory = format!("/{name}{:05}", n / 1_000);
+        if n % 1_000 == 0 {
+            text += &format!(
+                "{{\"directory\":\"{directory}\",\"seen\":null,\"has_subdirs\":false,\"quiet\":false,\"bad_names\":0}}\n"
+            );
+        }
         text += &format!(
-            "{{\"segment\":\"/{name}{n:08}.sqlite\",\"generation\":\"{n:032x}\",\"size\":{n},\"mtime_ms\":{n}}}\n"
+            "{{\"segment\":\"{directory}/{name}{n:08}.sqlite\",\"generation\":\"{n:032x}\",\"size\":{n},\"mtime_ms\":{n}}}\n"
         );
     }
     let (lines, sum) = (text.lines().count(), xxh3_64(text.as_bytes()));
@@ -237,14 +242,14 @@ fn registry_in_use() {
         vec!["rebuild", "--data", shown(&data), "--replace", "--store", "file:///tmp"],
     ] {
         let output = registry(&args);
-        assert_eq!(output.code(), Some(5), "{args:?} {output:?}");
+        assert_eq!(output.code, Some(5), "{args:?} {output:?}");
         assert!(
             output.stderr.contains("in use by process") && output.stderr.contains("without --data"),
             "{output:?}"
         );
     }
     let nothing = registry(&["export", "--data", shown(&root.path().join("nowhere")), shown(&file)]);
-    assert_eq!(nothing.code(), Some(2), "{nothing:?}");
+    assert_eq!(nothing.code, Some(2), "{nothing:?}");
     assert!(nothing.stderr.contains("has no registry") && !file.exists(), "{nothing:?}");
 }
 
@@ -258,7 +263,7 @@ fn verify() {
         let all = findings["findings"].as_array().expect("a list").iter();
         let kinds: Vec<String> =
             all.map(|finding| finding["kind"].as_str().expect("a kind").to_owned()).collect();
-        (output.code(), kinds)
+        (output.code, kinds)
     };
     eventually("all is in order", LIMIT, || {
         (found(&["--gateway", &base, "--store"]) == (Some(0), vec![])).then_some(())

@@ -25,7 +25,7 @@ use crate::api::hot::Token;
 /// Longest line in bytes: a schema has at most as many as a request.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of rows that are written together.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
