@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Worker(args) => cli::worker::run(args),
         Command::Gateway(args) => cli::gateway::run(args),
         Command::Config(args) => cli::config::run(args),
+        Command::Completions(args) => cli::completions::run(&args),
+        Command::Manual(args) => cli::manual::run(args),
         Command::Version => cli::version::run(),
     };
     cli::finish(name, outcome)

@@ -15,8 +15,10 @@ use crate::{
 
 pub mod cache;
 mod columns;
+pub mod completions;
 pub mod config;
 pub mod gateway;
+pub mod manual;
 pub mod mount;
 pub mod mount_helper;
 pub mod mounts;
@@ -83,6 +85,10 @@ pub enum Command {
     Gateway(gateway::Args),
     /// Check a configuration, or show the one in force
     Config(config::Args),
+    /// Print a script that makes a shell complete commands and flags
+    Completions(completions::Args),
+    /// Print a manual page, or write all of them
+    Manual(manual::Args),
     /// Print the version and how SQLite was built
     Version,
 }
@@ -104,6 +110,8 @@ impl Command {
             Self::Worker(_) => "worker",
             Self::Gateway(_) => "gateway",
             Self::Config(_) => "config",
+            Self::Completions(_) => "completions",
+            Self::Manual(_) => "manual",
             Self::Version => "version",
         }
     }
@@ -128,9 +136,14 @@ pub fn parse() -> Command {
     }
 }
 
+/// All commands and their flags.
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// `springhouse`, and the subcommands that lead `arguments`: the nearest help is theirs.
 fn subcommands(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut command = command();
     let mut names = vec!["springhouse".to_owned()];
     for argument in arguments {
         let Some(next) = command.find_subcommand(&argument).cloned() else { break };
