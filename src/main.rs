@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Segment(args) => cli::segment::run(args),
         Command::Schema(args) => cli::schema::run(args),
         Command::Tiers(args) => cli::tiers::run(args),
+        Command::Registry(args) => cli::registry::run(args),
         Command::Mount(args) => cli::mount::run(args),
         Command::MountHelper { arguments } => return cli::mount_helper::run(arguments.into_iter()),
         Command::Unmount(args) => cli::unmount::run(args),

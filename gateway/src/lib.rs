@@ -16,6 +16,7 @@ pub mod heat;
 pub mod leases;
 pub mod metrics;
 pub mod placement;
+pub mod rebuild;
 pub mod registry;
 pub mod routing;
 pub mod rules;

@@ -24,6 +24,7 @@ pub mod mount;
 pub mod mount_helper;
 pub mod mounts;
 pub mod query;
+pub mod registry;
 pub mod schema;
 pub mod segment;
 pub mod serve;
@@ -65,6 +66,8 @@ pub enum Command {
     Schema(schema::Args),
     /// See which segments are hot, by which rules, and why
     Tiers(tiers::Args),
+    /// Back up, restore, check and rebuild what a gateway keeps
+    Registry(registry::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
     /// What /sbin/mount.springhouse is: mount for /etc/fstab
@@ -103,6 +106,7 @@ impl Command {
             Self::Segment(_) => "segment",
             Self::Schema(_) => "schema",
             Self::Tiers(_) => "tiers",
+            Self::Registry(_) => "registry",
             Self::Mount(_) => "mount",
             Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",

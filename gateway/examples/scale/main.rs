@@ -97,7 +97,7 @@ pub fn settings(home: &Path) -> Settings {
         discovery_interval: Duration::from_secs(24 * 3600),
         full_pass_interval: Duration::from_secs(48 * 3600),
         copies_grace: Duration::from_secs(3600),
-        lease_ttl: Duration::from_secs(600),
+        lease_ttl: Duration::from_secs(120),
         ..Settings::new(home.join("data"))
     }
 }

@@ -25,7 +25,7 @@ use crate::api::hot::Token;
 /// Longest line in bytes: a schema has at most as many as a request.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of rows that are written together.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +147,51 @@ pub fn import(
         return Err(ImportError::Changed("its checksum does not match".to_owned()));
     }
     import.finish(options)
+}
+
+/// What only people have said, and no store or worker knows: schemas, wishes for copies, workers to be
+/// emptied.
+const WISHES: [&str; 4] = ["schema", "raise", "pin", "drain"];
+
+/// The rows of an export that a registry rebuilt from the store needs, and how far its tokens went. All of
+/// the export is read, and has to be whole. Blocks.
+pub fn wishes(input: &mut dyn BufRead) -> Result<(Vec<RowChange>, Former), ImportError> {
+    let mut lines = LineReader { input, number: 0, text: String::new(), sum: Xxh3::new() };
+    let header = header(&mut lines)?;
+    let mut former = Former { token: 0, epoch: header.epoch };
+    let mut rows = Vec::new();
+    loop {
+        let before = Sum(lines.sum.digest());
+        match lines.next()? {
+            Some(Line::Entry(line)) => {
+                let (key, value, token) =
+                    row(&line).map_err(|reason| ImportError::Line { line: lines.number, reason })?;
+                former.token = former.token.max(token);
+                if WISHES.contains(&line.entry.as_str()) {
+                    rows.push(RowChange::Put(key, value));
+                }
+            }
+            Some(Line::End(end)) if end.end.checksum == before => return Ok((rows, former)),
+            Some(Line::End(_)) => {
+                return Err(ImportError::Changed("its checksum does not match".to_owned()));
+            }
+            Some(_) => {}
+            None => return Err(ImportError::CutShort(lines.number)),
+        }
+    }
+}
+
+/// Key, value and token of a row of the ledger.
+fn row(line: &EntryLine) -> Result<(Vec<u8>, Vec<u8>, Token), String> {
+    let key = key_of(&line.entry, line.of.as_deref());
+    let value = seal(&key, line.value.get().as_bytes());
+    let what = || format!("{} {}", line.entry, line.of.as_deref().unwrap_or_default());
+    check(&key, &value).map_err(|reason| format!("{}: {reason}", what().trim_end()))?;
+    let token = match LedgerKey::decode(&key) {
+        Some(LedgerKey::Token) => read(&key, &value)?,
+        _ => serde_json::from_str(line.value.get()).map_or(0, |HasToken { token }| token),
+    };
+    Ok((key, value, token))
 }
 
 fn header(lines: &mut LineReader<'_>) -> Result<Header, ImportError> {
@@ -275,18 +320,11 @@ impl<'a> Import<'a> {
     }
 
     fn entry(&mut self, line: &EntryLine) -> Result<(), String> {
-        let key = key_of(&line.entry, line.of.as_deref());
-        let value = seal(&key, line.value.get().as_bytes());
-        let what = || format!("{} {}", line.entry, line.of.as_deref().unwrap_or_default());
-        check(&key, &value).map_err(|reason| format!("{}: {reason}", what().trim_end()))?;
-        if let Ok(HasToken { token }) = serde_json::from_str(line.value.get()) {
-            self.token = self.token.max(token);
-        }
+        let (key, value, token) = row(line)?;
+        self.token = self.token.max(token);
         self.done.entries += 1;
-        if LedgerKey::decode(&key) == Some(LedgerKey::Token) {
-            // Written at the end: it may have to be higher.
-            self.token = self.token.max(read(&key, &value)?);
-        } else {
+        // Of the count itself: written at the end, when it may have to be higher.
+        if LedgerKey::decode(&key) != Some(LedgerKey::Token) {
             self.put(RowChange::Put(key, value));
         }
         Ok(())

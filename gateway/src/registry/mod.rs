@@ -18,7 +18,7 @@ pub mod sled;
 pub mod state;
 pub mod verify;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,38 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// A registry that is shared, with whoever puts it in its place afterwards.
+impl Registry for Arc<dyn Registry> {
+    fn meta(&self) -> Result<Option<Meta>, RegistryError> {
+        (**self).meta()
+    }
+
+    fn set_meta(&self, meta: &Meta) -> Result<(), RegistryError> {
+        (**self).set_meta(meta)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        (**self).scan(start, end, each)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError> {
+        (**self).get(key)
+    }
+
+    fn commit(&self, changes: Vec<RowChange>) -> Result<(), RegistryError> {
+        (**self).commit(changes)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        (**self).disk_bytes()
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -62,7 +63,7 @@ pub fn open(data_dir: &Path, cache_bytes: u64) -> Result<SledRegistry, RegistryE
 /// A registry that is being made beside the one that is used.
 pub struct Making {
     data_dir: PathBuf,
-    registry: SledRegistry,
+    registry: Arc<dyn Registry>,
 }
 
 impl Making {
@@ -84,20 +85,23 @@ impl Making {
             sync(data_dir)
         };
         begin().map_err(|e| failed(&new, &e))?;
-        let registry = SledRegistry::open(&new, cache_bytes)?;
+        let registry = Arc::new(SledRegistry::open(&new, cache_bytes)?);
         Ok(Self { data_dir: data_dir.to_owned(), registry })
     }
 
     /// Where to write.
-    pub fn registry(&self) -> &dyn Registry {
+    pub fn registry(&self) -> &Arc<dyn Registry> {
         &self.registry
     }
 
     /// Puts it in its place, in one step; where the one that was there is kept, if there was one. Before
-    /// that nothing has changed.
+    /// that nothing has changed. Nobody else may have the registry any more.
     pub fn finish(self) -> Result<Option<PathBuf>, RegistryError> {
         let (current, new) = (current(&self.data_dir), self.data_dir.join("registry.new"));
         // Closes the files.
+        if Arc::strong_count(&self.registry) > 1 {
+            return Err(RegistryError::Failed("the new registry is still in use".to_owned()));
+        }
         drop(self.registry);
         let swap = || -> io::Result<Option<PathBuf>> {
             fs::remove_file(new.join(MARKER))?;

@@ -20,6 +20,7 @@ use super::{
     load::{Loaded, load},
     packed::{Difference, Facts, Packed},
     rows::{DirState, Key, encode_segments, seal},
+    verify::{self, Findings},
 };
 use crate::{api::hot::Token, segment::SegmentId};
 
@@ -340,6 +341,23 @@ impl State {
         let catalog = self.catalog();
         let directories = catalog.directories().map(|(path, directory)| (path.clone(), directory.clone()));
         Ok(Snapshot { meta: self.meta(), ledger, directories: directories.collect() })
+    }
+
+    /// Looks at all of it; see `verify`. Rows are read one by one: what is written meanwhile may show half.
+    /// Blocks.
+    pub fn verify(&self) -> Result<Findings, RegistryError> {
+        let mut findings = Findings::default();
+        verify::each_row(&*self.registry, &mut findings)?;
+        let meta = self.meta();
+        // In this order everywhere, and for a moment: whoever wants to change something waits.
+        let (catalog, ledger) = (self.catalog(), self.ledger());
+        verify::content(&catalog, &ledger, &meta, &mut findings);
+        Ok(findings)
+    }
+
+    /// Whether workers may have locks that this registry does not know yet.
+    pub fn is_adopting(&self) -> bool {
+        self.meta.read().adopting.is_some()
     }
 
     /// The back end, for reading what is not in memory.

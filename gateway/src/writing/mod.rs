@@ -103,6 +103,26 @@ impl Writing {
         }
     }
 
+    /// Wall clock, ms since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Refused as long as a worker may have a lock of `id` that the registry does not know yet.
+    fn all_locks_known(&self, id: &SegmentId) -> Result<(), ApiError> {
+        if !self.state.is_adopting() || self.state.ledger().lock(id).is_some() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::Warming,
+            format!(
+                "the registry was made again a moment ago: whether a worker may write segment {id} is known \
+                 once all have reported"
+            ),
+        )
+        .retry_after_s(5))
+    }
+
     /// All write locks, or the one of `only`.
     pub(crate) fn locks(&self, only: Option<&SegmentId>) -> Vec<LockInfo> {
         let now = Instant::now().into_std();

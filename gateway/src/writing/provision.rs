@@ -58,6 +58,9 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
+        if !request.takeover {
+            self.all_locks_known(id)?;
+        }
         let mut former = None;
         if let Some(lock) = &old {
             let holder = self.live(&lock.worker)?;

@@ -5,6 +5,7 @@
 //! can see it. Unlike the catalog it cannot be made again from the store: a damaged row is kept, named in
 //! the log, and the segment it is about cannot be written until somebody decides.
 
+pub mod adopt;
 mod entries;
 pub mod rows;
 #[cfg(test)]

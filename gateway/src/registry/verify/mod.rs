@@ -124,7 +124,7 @@ pub fn stopped(registry: &dyn Registry) -> Result<(Findings, Catalog, Ledger), R
     Ok((findings, catalog, ledger))
 }
 
-/// Reads every row, and adds those that cannot be read.
+/// Reads every row of a registry that nobody changes, and adds those that cannot be read.
 pub(crate) fn rows(
     registry: &dyn Registry,
     findings: &mut Findings,
@@ -159,6 +159,21 @@ pub(crate) fn rows(
         directory(path, read);
     }
     Ok(())
+}
+
+/// Reads every row by itself while others change them, and adds those that cannot be read.
+pub(crate) fn each_row(registry: &dyn Registry, findings: &mut Findings) -> Result<(), RegistryError> {
+    registry.scan(b"", None, &mut |key, value| {
+        findings.rows += 1;
+        if key.first() == Some(&b'/') {
+            if let (_, Err(reason)) = DirectoryReader::default().row(key, value) {
+                damaged_catalog_row(key, &reason.to_string(), findings);
+            }
+        } else if let Err(reason) = check(key, value) {
+            damaged_ledger_row(key, &reason, findings);
+        }
+        ControlFlow::Continue(())
+    })
 }
 
 fn damaged_catalog_row(key: &[u8], reason: &str, findings: &mut Findings) {

@@ -46,7 +46,11 @@ async fn demand_raises_is_written_down_and_outlives_the_gateway() {
     assert_eq!(wish(&home, "1001"), None, "too few");
     ask(&home, "1001", 7);
     let before = tier(&home, "1001").await;
-    assert_eq!((&before["action"], before["would_go"].as_array().map(Vec::len)), (&json!("raise"), Some(1)), "{before}");
+    assert_eq!(
+        (&before["action"], before["would_go"].as_array().map(Vec::len)),
+        (&json!("raise"), Some(1)),
+        "{before}"
+    );
     assert_eq!(wish(&home, "1001"), None, "to explain changes nothing");
     look(&home).await;
     assert_eq!(wish(&home, "1001"), Some((1, RaisedBy::Heat)));
@@ -58,7 +62,11 @@ async fn demand_raises_is_written_down_and_outlives_the_gateway() {
     assert_eq!((&list["total"], &list["segments"][0]["segment"]), (&json!(1), &json!("1001")), "{list}");
     home.restart().await;
     look(&home).await;
-    assert_eq!(wish(&home, "1001"), Some((1, RaisedBy::Heat)), "nothing is known yet, and nothing taken down");
+    assert_eq!(
+        wish(&home, "1001"),
+        Some((1, RaisedBy::Heat)),
+        "nothing is known yet, and nothing taken down"
+    );
 }
 
 #[tokio::test]
@@ -95,8 +103,10 @@ async fn a_wish_of_somebody_is_not_overwritten() {
 async fn rules_keep_segments_hot_and_cold() {
     let rules = |settings: &mut Settings| {
         quiet(settings);
-        let rule = |name: &str, tier| Rule { name: name.into(), prefix: Some(name.into()), tier, ..Rule::default() };
-        settings.rules = vec![rule("1001", TierRule::Hot), rule("1002", TierRule::Cold), rule("9", TierRule::Cold)];
+        let rule =
+            |name: &str, tier| Rule { name: name.into(), prefix: Some(name.into()), tier, ..Rule::default() };
+        settings.rules =
+            vec![rule("1001", TierRule::Hot), rule("1002", TierRule::Cold), rule("9", TierRule::Cold)];
     };
     let mut home = Home::with(1, rules).await;
     look(&home).await;
