@@ -80,7 +80,7 @@ pub trait Registry: Send + Sync + 'static {
     fn disk_bytes(&self) -> u64;
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod memory;
 #[cfg(test)]
 mod tests;

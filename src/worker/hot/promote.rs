@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Hot, blocking, fetch::of_store, of_disk, part, segment::Segment};
 use crate::{
-    failpoint,
+    clock, failpoint,
     query::{
         CopyError, QuerySettings,
         write::{self, Copied, Marker},
@@ -116,11 +115,11 @@ impl Hot {
         asked: &HotUpload,
     ) -> Result<HotUploaded, ApiError> {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
-        let begun = Instant::now();
+        let begun = clock::now();
         let outcome = self.upload_now(&segment, token, asked).await;
         self.metrics.uploads.with_label_values(&[if outcome.is_ok() { "done" } else { "failed" }]).inc();
         if outcome.is_ok() {
-            self.metrics.upload_seconds.observe(begun.elapsed().as_secs_f64());
+            self.metrics.upload_seconds.observe(clock::now().saturating_duration_since(begun).as_secs_f64());
         }
         outcome
     }
