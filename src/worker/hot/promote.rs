@@ -85,7 +85,14 @@ impl Drop for Under<'_> {
     fn drop(&mut self) {
         // The client may have gone in the middle: what still runs for it ends.
         self.stop.store(true, Relaxed);
-        self.segment.state.lock().work = None;
+        {
+            let mut state = self.segment.state.lock();
+            state.work = None;
+            // What is begun next is not stopped by that.
+            if Arc::ptr_eq(&state.stop, &self.stop) {
+                state.stop = Arc::default();
+            }
+        }
         if let Err(error) = super::data::remove(&self.file) {
             tracing::warn!(%error, "what was made for the store stays on the disk until the next start");
         }
