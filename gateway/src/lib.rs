@@ -8,7 +8,7 @@
 
 pub mod api;
 pub mod copies;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod crash;
 pub mod discovery;
 mod gateway;
@@ -23,6 +23,8 @@ pub mod rules;
 pub mod segment;
 mod settings;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trough;
 pub mod writing;
 

@@ -14,13 +14,27 @@ use parking_lot::Mutex;
 use super::{Meta, Registry, RegistryError, RowChange};
 use crate::crash::Crash;
 
+/// Rows in memory. Clones share them, and so what one process flushed the next one finds.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryRegistry {
+pub struct MemoryRegistry {
     pub(crate) rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     pub(crate) meta: Arc<Mutex<Option<Meta>>>,
     pub(crate) commits: Arc<Mutex<Vec<Vec<RowChange>>>>,
     pub(crate) full: Arc<AtomicBool>,
     pub(crate) crash: Arc<Crash>,
+}
+
+impl MemoryRegistry {
+    /// The same rows for another process, which does not die where this one does.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        Self { crash: Arc::default(), ..self.clone() }
+    }
+
+    /// Where the process that has it open dies.
+    pub fn crash(&self) -> &Crash {
+        &self.crash
+    }
 }
 
 impl Registry for MemoryRegistry {

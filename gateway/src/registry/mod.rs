@@ -147,7 +147,7 @@ impl Registry for Arc<dyn Registry> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod memory;
 #[cfg(test)]
 mod round_trip;

@@ -31,7 +31,10 @@ use springhouse_gateway::{
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Hot, files::not_here};
-use crate::query::write::{Execute, Key};
+use crate::{
+    clock,
+    query::write::{Execute, Key},
+};
 
 /// Most bytes of a request that writes.
 const EXECUTE_BYTES_MAX: usize = 256 << 20;
@@ -133,7 +136,7 @@ async fn read(body: Body, bytes_max: usize, until: Instant) -> Result<Bytes, Api
 
 /// The body as `T`; an empty one is the default where there is one.
 async fn json<T: DeserializeOwned>(body: Body, empty: Option<T>) -> Result<T, ApiError> {
-    let bytes = read(body, BODY_BYTES_MAX, Instant::now() + BODY_TIME_MAX).await?;
+    let bytes = read(body, BODY_BYTES_MAX, clock::now() + BODY_TIME_MAX).await?;
     match empty {
         Some(empty) if bytes.iter().all(u8::is_ascii_whitespace) => Ok(empty),
         _ => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body: {error}"))),
@@ -261,7 +264,7 @@ async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<ExecuteAnswer> {
-    let arrived = Instant::now();
+    let arrived = clock::now();
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let left = header(&headers, DEADLINE_HEADER)?
         .map(|digits| digits.parse().map_err(|_| bad(format!("{digits:?} is no time in ms"))))
