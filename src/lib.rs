@@ -3,7 +3,6 @@
 pub mod cli;
 pub mod config;
 pub mod error;
-pub mod failpoint;
 pub mod gateway_store;
 pub mod logging;
 pub mod mount;
@@ -13,3 +12,5 @@ pub mod relayout;
 pub mod serve;
 pub mod shutdown;
 pub mod worker;
+
+pub use springhouse_gateway::failpoint;

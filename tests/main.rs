@@ -24,6 +24,8 @@ mod fstab;
 mod harness;
 mod hostile_sql;
 mod life;
+mod life_faults;
+mod life_outages;
 mod load;
 mod mount_cache;
 mod mount_daemon;
@@ -42,7 +44,9 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 29] = [
+const TESTS: [&[registry::Test]; 31] = [
+    life_faults::TESTS,
+    life_outages::TESTS,
     life::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,

@@ -11,6 +11,7 @@ pub mod copies;
 #[cfg(test)]
 mod crash;
 pub mod discovery;
+pub mod failpoint;
 mod gateway;
 pub mod leases;
 pub mod metrics;

@@ -15,6 +15,7 @@ mod provision;
 mod release;
 pub(crate) mod schemas;
 mod settle;
+mod supersede;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -52,7 +53,7 @@ use crate::{
 pub(crate) struct Rules {
     /// Longest time of one call of a hot worker that copies a segment.
     pub(crate) copy_max: Duration,
-    /// What a promotion does with a generation that somebody else has put into the store.
+    /// Who gives way if somebody else puts a generation of a locked segment into the store.
     pub(crate) foreign: ForeignGeneration,
     /// Hot copies of a raised segment that says nothing else.
     pub(crate) copies_minimum: u32,
@@ -225,7 +226,7 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
-        let Some(lock) = lock else { return Err(not_provisioned(id)) };
+        let Some(lock) = lock else { return Err(self.no_lock(id)) };
         check_token(id, lock.token, sent)?;
         if !lock.ready {
             return Err(ApiError::new(

@@ -12,7 +12,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use self::entries::{Checksum, DEFAULT_SCHEMA, Entry, Intent, Lock, Raise, Tombstone, Uploaded};
+pub use self::entries::{
+    Aside, Checksum, DEFAULT_SCHEMA, Entry, Intent, Lock, Raise, Superseded, Tombstone, Uploaded,
+};
 use self::rows::{LedgerKey, name_of, read};
 use super::RowChange;
 use crate::{
@@ -35,6 +37,7 @@ pub struct Ledger {
     locks: BTreeMap<SegmentId, Lock>,
     /// Locks of each worker, counted.
     lock_counts: HashMap<String, u64>,
+    superseded: BTreeMap<SegmentId, Superseded>,
     intents: BTreeMap<SegmentId, Intent>,
     tombstones: HashMap<SegmentId, Tombstone>,
     raised: BTreeMap<SegmentId, Raise>,
@@ -66,8 +69,10 @@ impl Ledger {
         match &decoded {
             // Without the row nobody knows what the worker has to be spared: nothing new goes there.
             Some(LedgerKey::Drain(worker)) => drop(self.draining.insert(worker.clone())),
-            // Wishes and schemas: what they asked for is not done; nothing can be lost by that.
-            Some(LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..)) => {}
+            // Wishes, schemas, news: what they asked for or told is not; nothing can be lost by that.
+            Some(
+                LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..) | LedgerKey::Superseded(_),
+            ) => {}
             Some(known) => match known.segment() {
                 Some(id) => self.damaged.entry(id.clone()).or_default().push(damage),
                 None => self.damaged_all.push(damage),
@@ -79,6 +84,7 @@ impl Ledger {
     fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
         match known {
             LedgerKey::Lock(id) => self.put_lock(id.clone(), Some(read(key, value)?)),
+            LedgerKey::Superseded(id) => drop(self.superseded.insert(id.clone(), read(key, value)?)),
             LedgerKey::Intent(id) => drop(self.intents.insert(id.clone(), read(key, value)?)),
             LedgerKey::Tombstone(id) => drop(self.tombstones.insert(id.clone(), read(key, value)?)),
             LedgerKey::Raise(id) => drop(self.raised.insert(id.clone(), read(key, value)?)),
@@ -103,6 +109,7 @@ impl Ledger {
     pub(super) fn row(entry: &Entry) -> Result<RowChange, serde_json::Error> {
         match entry {
             Entry::Lock(id, value) => LedgerKey::Lock(id.clone()).row(value.as_ref()),
+            Entry::Superseded(id, value) => LedgerKey::Superseded(id.clone()).row(value.as_ref()),
             Entry::Intent(id, value) => LedgerKey::Intent(id.clone()).row(value.as_ref()),
             Entry::Tombstone(id, value) => LedgerKey::Tombstone(id.clone()).row(value.as_ref()),
             Entry::Raise(id, value) => LedgerKey::Raise(id.clone()).row(value.as_ref()),
@@ -133,6 +140,7 @@ impl Ledger {
         }
         let now = match entry {
             Entry::Lock(id, _) => Entry::Lock(id.clone(), self.locks.get(id).cloned()),
+            Entry::Superseded(id, _) => Entry::Superseded(id.clone(), self.superseded.get(id).cloned()),
             Entry::Intent(id, _) => Entry::Intent(id.clone(), self.intents.get(id).cloned()),
             Entry::Tombstone(id, _) => Entry::Tombstone(id.clone(), self.tombstones.get(id).cloned()),
             Entry::Raise(id, _) => Entry::Raise(id.clone(), self.raised.get(id).copied()),
@@ -162,6 +170,7 @@ impl Ledger {
         }
         match entry {
             Entry::Lock(id, value) => self.put_lock(id, value),
+            Entry::Superseded(id, value) => put_ordered(&mut self.superseded, id, value),
             Entry::Intent(id, value) => put_ordered(&mut self.intents, id, value),
             Entry::Tombstone(id, Some(value)) => drop(self.tombstones.insert(id, value)),
             Entry::Tombstone(id, None) => drop(self.tombstones.remove(&id)),
@@ -243,6 +252,11 @@ impl Ledger {
         self.locks.get(id)
     }
 
+    /// Whether `id` has a write lock.
+    pub fn is_locked(&self, id: &str) -> bool {
+        self.locks.contains_key(id)
+    }
+
     /// All write locks by segment.
     pub fn locks(&self) -> impl Iterator<Item = (&SegmentId, &Lock)> {
         self.locks.iter()
@@ -251,6 +265,16 @@ impl Ledger {
     /// Number of segments that `worker` may write.
     pub fn lock_count(&self, worker: &str) -> u64 {
         self.lock_counts.get(worker).copied().unwrap_or(0)
+    }
+
+    /// The last write lock of a segment that a newer generation ended.
+    pub fn superseded(&self, id: &SegmentId) -> Option<&Superseded> {
+        self.superseded.get(id)
+    }
+
+    /// All of them, by segment.
+    pub fn all_superseded(&self) -> impl Iterator<Item = (&SegmentId, &Superseded)> {
+        self.superseded.iter()
     }
 
     /// Promotion under way.

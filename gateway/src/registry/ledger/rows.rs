@@ -1,7 +1,8 @@
 //! How the ledger lies in the registry: keys as bytes, values as sealed JSON. Pure.
 //!
 //! ```text
-//! !KIND 0x00 SUBJECT            lock, intent, tombstone, raise, pin (of a segment), drain (of a worker)
+//! !KIND 0x00 SUBJECT            lock, superseded, intent, tombstone, raise, pin (of a segment), drain (of a
+//!                               worker)
 //! !schema 0x00 NAME 0x00 N      one version of a schema, N in ten digits
 //! !token                        the highest token that was ever given
 //! ~sum 0x00 SEGMENT             checksum of a promoted generation; read one by one, never all
@@ -28,6 +29,8 @@ pub const LOADED_END: &[u8] = b"~";
 pub enum LedgerKey {
     /// Write lock of a segment.
     Lock(SegmentId),
+    /// A write lock that a newer generation ended.
+    Superseded(SegmentId),
     /// Promotion under way.
     Intent(SegmentId),
     /// Deletion under way, or over a moment ago.
@@ -51,6 +54,7 @@ impl LedgerKey {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Lock(id) => format!("!lock\0{id}"),
+            Self::Superseded(id) => format!("!superseded\0{id}"),
             Self::Intent(id) => format!("!intent\0{id}"),
             Self::Tombstone(id) => format!("!tombstone\0{id}"),
             Self::Raise(id) => format!("!raise\0{id}"),
@@ -73,6 +77,7 @@ impl LedgerKey {
         let id = |subject: &str| SegmentId::parse(subject).ok();
         match kind {
             "!lock" => id(subject).map(Self::Lock),
+            "!superseded" => id(subject).map(Self::Superseded),
             "!intent" => id(subject).map(Self::Intent),
             "!tombstone" => id(subject).map(Self::Tombstone),
             "!raise" => id(subject).map(Self::Raise),
