@@ -25,6 +25,8 @@ mod fstab;
 mod harness;
 mod hostile_sql;
 mod life;
+mod life_faults;
+mod life_outages;
 mod load;
 mod mount_cache;
 mod mount_daemon;
@@ -46,7 +48,9 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 33] = [
+const TESTS: [&[registry::Test]; 35] = [
+    life_faults::TESTS,
+    life_outages::TESTS,
     life::TESTS,
     trough::TESTS,
     tiers::TESTS,

@@ -271,10 +271,12 @@ async fn upkeep(
     while !*stop.borrow_and_update() {
         end_adoption(&state, started).await;
         writing.settle_all().await;
+        writing.supersede_all().await;
         writing.place_copies().await;
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }
+        writing.forget_superseded().await;
         tokio::select! {
             () = state.moved() => {}
             () = tokio::time::sleep(interval) => {}

@@ -11,6 +11,7 @@ pub mod copies;
 #[cfg(any(test, feature = "testing"))]
 mod crash;
 pub mod discovery;
+pub mod failpoint;
 mod gateway;
 pub mod heat;
 pub mod leases;

@@ -15,6 +15,7 @@ mod provision;
 mod release;
 pub(crate) mod schemas;
 mod settle;
+mod supersede;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -55,7 +56,7 @@ use crate::{
 pub(crate) struct Rules {
     /// Longest time of one call of a hot worker that copies a segment.
     pub(crate) copy_max: Duration,
-    /// What a promotion does with a generation that somebody else has put into the store.
+    /// Who gives way if somebody else puts a generation of a locked segment into the store.
     pub(crate) foreign: ForeignGeneration,
     /// Which segments may be raised and written.
     pub(crate) segments: Arc<SegmentRules>,
@@ -248,7 +249,7 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
-        let Some(lock) = lock else { return Err(not_provisioned(id)) };
+        let Some(lock) = lock else { return Err(self.no_lock(id)) };
         check_token(id, lock.token, sent)?;
         if !lock.ready {
             return Err(ApiError::new(

@@ -19,9 +19,9 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{
-            CopyState, ExecuteAnswer, ExecuteRequest, HotList, HotPromoted, HotProvision, HotSegment,
-            HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script, Statements,
-            TOKEN_HEADER, Token,
+            CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted, HotProvision,
+            HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
+            Statements, TOKEN_HEADER, Token,
         },
         types::DEADLINE_HEADER,
     },
@@ -57,6 +57,7 @@ pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>)
         .route("/v1/hot/{id}/upload", post(upload))
         .route("/v1/hot/{id}/promoted", post(promoted))
         .route("/v1/hot/{id}/release", post(release))
+        .route("/v1/hot/{id}/superseded", post(superseded))
         .route("/v1/hot/{id}/work", delete(stop))
         .with_state(hot)
 }
@@ -200,6 +201,14 @@ async fn release(
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: ReleaseRequest = json(body, Some(ReleaseRequest::default())).await?;
     hot.release(&id, token, asked.force).await.map(Json)
+}
+
+async fn superseded(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer<HotAside> {
+    hot.superseded(&parse_id(&id)?, token(&headers)?).await.map(Json)
 }
 
 async fn remove(

@@ -165,9 +165,9 @@ impl Hot {
             }
             copied => copied?,
         };
-        failpoint::hit("promote.after_copy");
+        failpoint::pass("promote.after_copy").await;
         self.send(&under, &temporary, size).await?;
-        failpoint::hit("promote.after_upload");
+        failpoint::pass("promote.after_upload").await;
         let there = self.read_back(&under, &temporary).await?;
         if there != (size, checksum.clone()) {
             return Err(ApiError::new(
@@ -199,7 +199,7 @@ impl Hot {
             let Some(chunk) = next else { break };
             sent += chunk.len() as u64;
             writer.write(Bytes::from(chunk)).await.map_err(of_store)?;
-            failpoint::hit("promote.chunk");
+            failpoint::pass("promote.chunk").await;
         }
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)
@@ -241,7 +241,7 @@ impl Hot {
                 return Err(ApiError::new(ErrorCode::BadRequest, message));
             }
         }
-        failpoint::hit("promote.before_record");
+        failpoint::pass("promote.before_record").await;
         self.record(&segment, move |record| {
             if let Some(copy) = &mut record.copy
                 && asked.change >= copy.promoted_change
@@ -252,6 +252,7 @@ impl Hot {
             }
         })
         .await?;
+        failpoint::pass("promote.after_record").await;
         {
             let mut state = segment.state.lock();
             // What came after the copy was made is younger than the copy: its age counts from now.

@@ -13,7 +13,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use self::entries::{Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, Tombstone, Uploaded};
+pub use self::entries::{
+    Aside, Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, Superseded, Tombstone, Uploaded,
+};
 use self::rows::{LedgerKey, name_of, read};
 use super::RowChange;
 pub use crate::api::tier_types::RaisedBy;
@@ -38,6 +40,7 @@ pub struct Ledger {
     /// Locks of each worker, counted.
     lock_counts: HashMap<String, u64>,
     disputes: BTreeMap<SegmentId, Dispute>,
+    superseded: BTreeMap<SegmentId, Superseded>,
     intents: BTreeMap<SegmentId, Intent>,
     tombstones: HashMap<SegmentId, Tombstone>,
     raised: BTreeMap<SegmentId, Raise>,
@@ -69,8 +72,10 @@ impl Ledger {
         match &decoded {
             // Without the row nobody knows what the worker has to be spared: nothing new goes there.
             Some(LedgerKey::Drain(worker)) => drop(self.draining.insert(worker.clone())),
-            // Wishes and schemas: what they asked for is not done; nothing can be lost by that.
-            Some(LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..)) => {}
+            // Wishes, schemas, news: what they asked for or told is not; nothing can be lost by that.
+            Some(
+                LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..) | LedgerKey::Superseded(_),
+            ) => {}
             Some(known) => match known.segment() {
                 Some(id) => self.damaged.entry(id.clone()).or_default().push(damage),
                 None => self.damaged_all.push(damage),
@@ -83,6 +88,7 @@ impl Ledger {
         match known {
             LedgerKey::Lock(id) => self.put_lock(id.clone(), Some(read(key, value)?)),
             LedgerKey::Dispute(id) => self.put_dispute(id.clone(), Some(read(key, value)?)),
+            LedgerKey::Superseded(id) => drop(self.superseded.insert(id.clone(), read(key, value)?)),
             LedgerKey::Intent(id) => drop(self.intents.insert(id.clone(), read(key, value)?)),
             LedgerKey::Tombstone(id) => drop(self.tombstones.insert(id.clone(), read(key, value)?)),
             LedgerKey::Raise(id) => drop(self.raised.insert(id.clone(), read(key, value)?)),
@@ -108,6 +114,7 @@ impl Ledger {
         match entry {
             Entry::Lock(id, value) => LedgerKey::Lock(id.clone()).row(value.as_ref()),
             Entry::Dispute(id, value) => LedgerKey::Dispute(id.clone()).row(value.as_ref()),
+            Entry::Superseded(id, value) => LedgerKey::Superseded(id.clone()).row(value.as_ref()),
             Entry::Intent(id, value) => LedgerKey::Intent(id.clone()).row(value.as_ref()),
             Entry::Tombstone(id, value) => LedgerKey::Tombstone(id.clone()).row(value.as_ref()),
             Entry::Raise(id, value) => LedgerKey::Raise(id.clone()).row(value.as_ref()),
@@ -144,6 +151,7 @@ impl Ledger {
         let now = match entry {
             Entry::Lock(id, _) => Entry::Lock(id.clone(), self.locks.get(id).cloned()),
             Entry::Dispute(id, _) => Entry::Dispute(id.clone(), self.disputes.get(id).cloned()),
+            Entry::Superseded(id, _) => Entry::Superseded(id.clone(), self.superseded.get(id).cloned()),
             Entry::Intent(id, _) => Entry::Intent(id.clone(), self.intents.get(id).cloned()),
             Entry::Tombstone(id, _) => Entry::Tombstone(id.clone(), self.tombstones.get(id).cloned()),
             Entry::Raise(id, _) => Entry::Raise(id.clone(), self.raised.get(id).copied()),
@@ -175,6 +183,7 @@ impl Ledger {
         match entry {
             Entry::Lock(id, value) => self.put_lock(id, value),
             Entry::Dispute(id, value) => self.put_dispute(id, value),
+            Entry::Superseded(id, value) => put_ordered(&mut self.superseded, id, value),
             Entry::Intent(id, value) => put_ordered(&mut self.intents, id, value),
             Entry::Tombstone(id, Some(value)) => drop(self.tombstones.insert(id, value)),
             Entry::Tombstone(id, None) => drop(self.tombstones.remove(&id)),
@@ -268,6 +277,11 @@ impl Ledger {
         self.locks.get(id)
     }
 
+    /// Whether `id` has a write lock.
+    pub fn is_locked(&self, id: &str) -> bool {
+        self.locks.contains_key(id)
+    }
+
     /// All write locks by segment.
     pub fn locks(&self) -> impl Iterator<Item = (&SegmentId, &Lock)> {
         self.locks.iter()
@@ -286,6 +300,16 @@ impl Ledger {
     /// Claims to one segment.
     pub fn dispute(&self, id: &SegmentId) -> Option<&Dispute> {
         self.disputes.get(id)
+    }
+
+    /// The last write lock of a segment that a newer generation ended.
+    pub fn superseded(&self, id: &SegmentId) -> Option<&Superseded> {
+        self.superseded.get(id)
+    }
+
+    /// All of them, by segment.
+    pub fn all_superseded(&self) -> impl Iterator<Item = (&SegmentId, &Superseded)> {
+        self.superseded.iter()
     }
 
     /// Promotion under way.

@@ -1,7 +1,8 @@
 //! How the ledger lies in the registry: keys as bytes, values as sealed JSON. Pure.
 //!
 //! ```text
-//! !KIND 0x00 SUBJECT            lock, dispute, intent, tombstone, raise, pin (of a segment), drain (of a worker)
+//! !KIND 0x00 SUBJECT            lock, superseded, dispute, intent, tombstone, raise, pin (of a segment), drain
+//!                               (of a worker)
 //! !schema 0x00 NAME 0x00 N      one version of a schema, N in ten digits
 //! !token                        the highest token that was ever given
 //! ~sum 0x00 SEGMENT             checksum of a promoted generation; read one by one, never all
@@ -30,6 +31,8 @@ pub enum LedgerKey {
     Lock(SegmentId),
     /// Claims of several workers to one segment.
     Dispute(SegmentId),
+    /// A write lock that a newer generation ended.
+    Superseded(SegmentId),
     /// Promotion under way.
     Intent(SegmentId),
     /// Deletion under way, or over a moment ago.
@@ -54,6 +57,7 @@ impl LedgerKey {
         match self {
             Self::Lock(id) => format!("!lock\0{id}"),
             Self::Dispute(id) => format!("!dispute\0{id}"),
+            Self::Superseded(id) => format!("!superseded\0{id}"),
             Self::Intent(id) => format!("!intent\0{id}"),
             Self::Tombstone(id) => format!("!tombstone\0{id}"),
             Self::Raise(id) => format!("!raise\0{id}"),
@@ -77,6 +81,7 @@ impl LedgerKey {
         match kind {
             "!lock" => id(subject).map(Self::Lock),
             "!dispute" => id(subject).map(Self::Dispute),
+            "!superseded" => id(subject).map(Self::Superseded),
             "!intent" => id(subject).map(Self::Intent),
             "!tombstone" => id(subject).map(Self::Tombstone),
             "!raise" => id(subject).map(Self::Raise),
