@@ -458,15 +458,16 @@ fn schemas() {
     let trough = Trough::of(root.path());
     let ports = &trough.ports;
     let get = |path: &str| ports.manage("GET", path, "");
+    const SQL: &str = "application/sql; charset=utf-8";
     let html = "text/html; charset=utf-8";
     assert_eq!(get("/schema").whole(), (200, "application/json", "[\"default\"]"));
     assert_eq!(get("/schema/default").whole(), (200, "application/json", r#"{"id":"default","sql":""}"#));
-    assert_eq!(get("/schema/default/sql").whole(), (200, "application/sql", ""));
+    assert_eq!(get("/schema/default/sql").whole(), (200, SQL, ""));
     page(&get("/schema/schema1"), 404, "There is no schema schema1.");
     page(&get("/schema/schema1/sql"), 404, "There is no schema schema1.");
     let sql = "create table foo (bar varchar(100)); -- ä/";
     assert_eq!(ports.manage("PUT", "/schema/schema1/sql", sql).whole(), (201, html, ""));
-    assert_eq!(get("/schema/schema1/sql").whole(), (200, "application/sql", sql));
+    assert_eq!(get("/schema/schema1/sql").whole(), (200, SQL, sql));
     let shown = r#"{"id":"schema1","sql":"create table foo (bar varchar(100)); -- \u00e4\/"}"#;
     assert_eq!(get("/schema/schema1").whole(), (200, "application/json", shown));
     assert_eq!(ports.manage("PUT", "/schema/schema1/sql", sql).whole(), (204, html, ""));

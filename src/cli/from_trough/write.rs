@@ -32,7 +32,7 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
     for line in convert::lines(settings) {
         match line {
             Line::Key { key, value, from } => match spec_of(key) {
-                Some(spec) => match (spec.check)(&value) {
+                Some(spec) => match (spec.check)(&own(key, value.clone(), R::NAME)) {
                     Ok(value) => {
                         let out = if key.starts_with(TABLE) { &mut table } else { &mut keys };
                         if before != from {
@@ -67,6 +67,11 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
         let _ = write!(out, "\n# ----- Trough's clients -----\n[{TABLE}]{table}");
     }
     out
+}
+
+/// Of a directory for data each role has its own: one process at a time may use it.
+fn own(key: &str, value: String, role: &str) -> String {
+    if key == "data" { format!("{value}/{role}") } else { value }
 }
 
 fn put(out: &mut String, spec: &KeySpec, value: &str) {
