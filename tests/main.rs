@@ -39,14 +39,16 @@ mod registry;
 mod selftest;
 mod store_contract;
 mod trough;
+mod trough_manager;
 mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 31] = [
+const TESTS: [&[registry::Test]; 32] = [
     life::TESTS,
     trough::TESTS,
+    trough_manager::TESTS,
     trough_migration::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,

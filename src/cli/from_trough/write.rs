@@ -31,8 +31,9 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
     let mut before = String::new();
     for line in convert::lines(settings) {
         match line {
-            Line::Key { key, value, from } => match spec_of(key) {
-                Some(spec) => match (spec.check)(&own(key, value.clone(), R::NAME)) {
+            Line::Key { key, value, from } => {
+                let Some(spec) = spec_of(key) else { continue };
+                match (spec.check)(&own(key, value.clone(), R::NAME)) {
                     Ok(value) => {
                         let out = if key.starts_with(TABLE) { &mut table } else { &mut keys };
                         if before != from {
@@ -45,9 +46,8 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
                         let text = format!("{from}: {value} {why} for {key}; give {}.", spec.allowed);
                         note(&mut notes, &text);
                     }
-                },
-                None => {}
-            },
+                }
+            }
             Line::Note(text) => note(&mut notes, &text),
             Line::Rule { why, members } => rule(&mut rules, &why, &members),
         }
