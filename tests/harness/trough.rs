@@ -1,16 +1,21 @@
 //! A server with Trough's ports open, and Trough's clients: what they send, byte by byte.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
     path::Path,
     time::Duration,
 };
 
+use rusqlite::Connection;
+
 use super::{
     cluster::{Serve, free_address},
     eventually, file_url,
     http::unchunk,
+    scratch,
+    segments::relative_path,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -185,4 +190,47 @@ pub fn exchange(address: &str, request: &[u8]) -> Answer {
         body,
         head,
     }
+}
+
+/// A segment in the store, with table `t`.
+pub fn store(ids: &[&str]) -> tempfile::TempDir {
+    let root = scratch();
+    ids.iter().for_each(|id| make(root.path(), id));
+    root
+}
+
+fn make(root: &Path, id: &str) {
+    let path = root.join(relative_path(id));
+    fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let database = Connection::open(path).expect("a database");
+    database
+        .execute_batch(
+            "create table t (a integer primary key, b);
+             insert into t values (1, 'one'), (2, 2.0), (3, null), (4, x'616263'), (5, x'ff00'),
+               (6, 'ä/\"\\ 😀' || char(9)), (7, 'http://example.org/a');",
+        )
+        .expect("rows");
+}
+
+#[track_caller]
+pub fn ok(answer: &Answer) {
+    assert_eq!(answer.whole(), (200, "text/plain", "OK\n"));
+}
+
+/// Of the ports for reading and writing.
+#[track_caller]
+pub fn error(answer: &Answer, message: &str) {
+    assert_eq!(answer.whole(), (500, "text/plain", format!("500 Server Error: {message}\n").as_str()));
+}
+
+/// A page of the manager, with a reason.
+#[track_caller]
+pub fn page(answer: &Answer, status: u16, reason: &str) {
+    assert_eq!(
+        (answer.status, answer.content_type.as_str()),
+        (status, "text/html; charset=utf-8"),
+        "{answer:?}"
+    );
+    let reason = reason.replace('<', "&lt;");
+    assert!(!reason.is_empty() && answer.text().contains(&reason), "{reason:?} is not in {}", answer.text());
 }

@@ -188,7 +188,7 @@ async fn schema(State(ports): State<Ports>, Path(id): Path<String>) -> Response 
 
 /// `GET /schema/ID/sql`
 async fn schema_sql(State(ports): State<Ports>, Path(id): Path<String>) -> Response {
-    let found = |sql: String| answer(StatusCode::OK, "application/sql", sql);
+    let found = |sql: String| answer(StatusCode::OK, "application/sql; charset=utf-8", sql);
     whole(sql_of(&ports, &id).await.map(found))
 }
 

@@ -366,7 +366,7 @@ async fn schemas_are_listed_shown_and_stored() {
         port.ask("GET", "/schema/s", "").await.body,
         r#"{"id":"s","sql":"create table t (a \/* \u00e4 *\/)"}"#
     );
-    assert_eq!(port.ask("GET", "/schema/s/sql", "").await, got(200, "application/sql", sql));
+    assert_eq!(port.ask("GET", "/schema/s/sql", "").await, got(200, "application/sql; charset=utf-8", sql));
     assert_eq!(port.ask("PUT", "/schema/z/sql", sql).await, empty(201));
     assert_eq!(port.ask("PUT", "/schema/z/sql", sql).await, empty(204));
     assert_eq!(port.ask("GET", "/schema", "").await.body, r#"["default","s","z"]"#);

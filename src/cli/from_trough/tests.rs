@@ -43,7 +43,7 @@ fn troughs_own_sample() {
     for line in [
         "store = \"hdfs://namenode:6000/ait/prod/trough\"",
         "tier = \"cold\"",
-        "data = \"/var/tmp/trough-springhouse\"",
+        "data = \"/var/tmp/trough-springhouse/serve\"",
         "[trough]",
         "read = \"0.0.0.0:6444\"",
         "manager = \"0.0.0.0:6111\"",
@@ -76,7 +76,7 @@ fn every_setting_is_converted_or_named() {
                 READ_PROT: 1\n";
     let worker = toml(&settings(text), For::Worker);
     for line in [
-        "data = \"/data/trough-springhouse\"",
+        "data = \"/data/trough-springhouse/worker\"",
         "quota = \"1000000000B\"",
         "copy_parallelism = 4",
         "worker_name = \"hot-1\"",

@@ -31,8 +31,9 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
     let mut before = String::new();
     for line in convert::lines(settings) {
         match line {
-            Line::Key { key, value, from } => match spec_of(key) {
-                Some(spec) => match (spec.check)(&value) {
+            Line::Key { key, value, from } => {
+                let Some(spec) = spec_of(key) else { continue };
+                match (spec.check)(&own(key, value.clone(), R::NAME)) {
                     Ok(value) => {
                         let out = if key.starts_with(TABLE) { &mut table } else { &mut keys };
                         if before != from {
@@ -45,9 +46,8 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
                         let text = format!("{from}: {value} {why} for {key}; give {}.", spec.allowed);
                         note(&mut notes, &text);
                     }
-                },
-                None => {}
-            },
+                }
+            }
             Line::Note(text) => note(&mut notes, &text),
             Line::Rule { why, members } => rule(&mut rules, &why, &members),
         }
@@ -67,6 +67,11 @@ pub(super) fn toml<R: Role>(settings: &Settings) -> String {
         let _ = write!(out, "\n# ----- Trough's clients -----\n[{TABLE}]{table}");
     }
     out
+}
+
+/// Of a directory for data each role has its own: one process at a time may use it.
+fn own(key: &str, value: String, role: &str) -> String {
+    if key == "data" { format!("{value}/{role}") } else { value }
 }
 
 fn put(out: &mut String, spec: &KeySpec, value: &str) {

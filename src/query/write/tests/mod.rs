@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod kill;
+mod trough;
 use crate::query::{QuerySettings, init};
 
 struct Bench {
