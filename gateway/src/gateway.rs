@@ -251,6 +251,7 @@ async fn upkeep(
             writing.forget_deleted(pass.started_ms).await;
         }
         tokio::select! {
+            biased;
             () = state.moved() => {}
             () = tokio::time::sleep(interval) => {}
             changed = stop.changed() => if changed.is_err() { break },

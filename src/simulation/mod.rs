@@ -39,9 +39,10 @@ static CLUSTER: Mutex<Option<Arc<Cluster>>> = Mutex::new(None);
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// A thread passes a point at which a test may kill its process.
-pub(crate) fn passes(_: &str) {
+pub(crate) fn passes(name: &str) {
     let cluster = CLUSTER.lock().clone();
     if let Some(cluster) = cluster {
+        cluster.net.trace.note(format!("point {name}"));
         cluster.passes();
     }
 }
