@@ -118,6 +118,19 @@ pub(crate) mod simulated {
         }
     }
 
+    /// Waits for a moment at which nobody is at work, neither on a thread of his own nor in a blocking call.
+    pub(crate) async fn nobody_works() {
+        loop {
+            pass(Duration::from_millis(1)).await;
+            // One at a time: when this is done, so are those before it.
+            let _ = tokio::task::spawn_blocking(|| ()).await;
+            let rule = CURRENT.lock().clone();
+            if rule.is_none_or(|rule| *rule.at_work.lock() == 0) {
+                return;
+            }
+        }
+    }
+
     /// Lets nothing but what is ready happen for `time`, and everything that follows from that.
     pub(crate) async fn pass(time: Duration) {
         tokio::time::sleep(time).await;

@@ -49,16 +49,12 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 0] = [
-]; 35] = [
+const TESTS: [&[registry::Test]; 36] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
     trough::TESTS,
     tiers::TESTS,
-const TESTS: [&[registry::Test]; 32] = [
-    life::TESTS,
-    trough::TESTS,
     trough_manager::TESTS,
     trough_migration::TESTS,
     disaster::TESTS,

@@ -278,6 +278,7 @@ async fn upkeep(
         }
         writing.forget_superseded().await;
         tokio::select! {
+            biased;
             () = state.moved() => {}
             () = tokio::time::sleep(interval) => {}
             changed = stop.changed() => if changed.is_err() { break },

@@ -253,6 +253,7 @@ impl Cluster {
             let running = host.running.lock();
             if let Some((_, process)) = running.as_ref().filter(|(_, process)| !process.is_dead()) {
                 self.keep_disk(n);
+                self.net.trace.note(format!("w{n} dies at a point"));
                 process.die();
             }
         }
@@ -271,10 +272,11 @@ impl Cluster {
         let Some((worker, process)) = self.hosts[n].running.lock().take() else { return };
         self.hosts[n].slot.set(None);
         process.die();
-        worker.kill();
-        // A thread of its own may be in the middle of a write; afterwards nothing moves any more.
-        crate::clock::simulated::pass(Duration::from_millis(1)).await;
+        // A thread of its own may be in the middle of a write.
+        crate::clock::simulated::nobody_works().await;
         self.keep_disk(n);
+        // Only now: what is dropped tidies up.
+        worker.kill();
     }
 
     /// SIGTERM.

@@ -46,6 +46,7 @@ fn passes(name: &str) {
     }
     let cluster = CLUSTER.lock().clone();
     if let Some(cluster) = cluster {
+        cluster.net.trace.note(format!("point {name}"));
         cluster.passes();
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, oneshot},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -46,40 +46,41 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) place: Place,
-    dead: watch::Sender<bool>,
+    dead: AtomicBool,
+    died: Notify,
     /// Dies at its n-th message from now.
     left: AtomicI64,
 }
 
 impl Process {
     pub(super) fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self { place, dead: watch::Sender::new(false), left: AtomicI64::new(i64::MAX) })
+        Arc::new(Self {
+            place,
+            dead: AtomicBool::new(false),
+            died: Notify::new(),
+            left: AtomicI64::new(i64::MAX),
+        })
     }
 
     pub(super) fn die(&self) {
-        self.dead.send_replace(true);
+        self.dead.store(true, SeqCst);
+        self.died.notify_waiters();
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        *self.dead.borrow()
+        self.dead.load(SeqCst)
     }
 
     /// Resolves at its death.
     pub(super) async fn death(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.dead.subscribe().wait_for(|dead| *dead).await;
+        let died = self.died.notified();
+        if !self.is_dead() {
+            died.await;
+        }
     }
 
     pub(super) fn dies_in(&self, messages: u64) {
         self.left.store(i64::try_from(messages).unwrap_or(i64::MAX), SeqCst);
-    }
-
-    /// It sends something: comes back if it lives to do that.
-    pub(super) async fn speaks(&self) {
-        if self.left.fetch_sub(1, SeqCst) == 0 {
-            self.die();
-        }
-        self.lives().await;
     }
 
     /// Comes back if it lives.
@@ -129,6 +130,8 @@ pub(super) struct Weather {
 
 struct Waiting {
     came: Instant,
+    /// Who sent it.
+    process: Option<Arc<Process>>,
     from: Place,
     to: Place,
     leg: Leg,
@@ -203,10 +206,16 @@ impl Net {
     }
 
     /// Waits until it is this message's turn.
-    pub(super) async fn pass(&self, from: Place, to: Place, leg: Leg, text: &str) -> Fate {
+    pub(super) async fn pass(
+        &self,
+        process: Option<&Arc<Process>>,
+        (from, to): (Place, Place),
+        leg: Leg,
+        text: &str,
+    ) -> Fate {
         let (go, fate) = oneshot::channel();
         let key = (format!("{from}>{to} {text}"), self.count.fetch_add(1, SeqCst));
-        let waiting = Waiting { came: Instant::now(), from, to, leg, go };
+        let waiting = Waiting { came: Instant::now(), process: process.cloned(), from, to, leg, go };
         self.inner.lock().came.insert(key, waiting);
         self.more.notify_one();
         match fate.await {
@@ -263,7 +272,13 @@ impl Inner {
             self.came.iter().filter(|(_, waiting)| waiting.came < now).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let Some(waiting) = self.came.remove(&key) else { continue };
-            let (fate, delay) = self.draw_one(&waiting);
+            let (mut fate, delay) = self.draw_one(&waiting);
+            if let Some(process) = &waiting.process
+                && process.left.fetch_sub(1, SeqCst) == 0
+            {
+                process.die();
+                fate = Fate::Lose;
+            }
             self.drawn.insert((now + Duration::from_millis(delay), key), (waiting, fate));
         }
     }

@@ -132,7 +132,8 @@ impl Schedule {
         }
         let broken = self.clients.broken().map(|why| (why, broken_in.map_or(steps, |step| step)));
         let panic = PANICS.lock().first().map(|why| (format!("a panic: {why}"), steps));
-        let (trace, last) = (self.net.trace.sum(), self.net.trace.last());
+        let trace = self.net.trace.sum();
+        let last = self.net.trace.last();
         self.net.stop();
         Outcome { broken: panic.or(broken), steps, trace, last }
     }
@@ -233,6 +234,8 @@ impl Schedule {
             self.is_down[n] &= !self.cluster.is_up(n);
         }
         for _ in 0..1 + self.dice.pick(&[6, 2, 1]) {
+            // One after the other: what begins at the same time goes on as threads race.
+            crate::clock::simulated::pass(Duration::from_millis(1)).await;
             if self.dice.happens(720) { self.ask() } else { self.fault().await }
         }
     }

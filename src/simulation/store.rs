@@ -51,12 +51,15 @@ impl Remote {
         text: String,
         effect: impl FnOnce(&mut Tree, i64) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.process.speaks().await;
+        self.process.lives().await;
         let (send, answer) = oneshot::channel();
         let this = self.clone();
         // Not the caller's: what was sent arrives though he is gone.
         tokio::spawn(async move {
-            let fate = this.net.pass(this.process.place, Place::Store, Leg::Call, &text).await;
+            let fate = this
+                .net
+                .pass(Some(&this.process), (this.process.place, Place::Store), Leg::Call, &text)
+                .await;
             let now = || (this.now_ms)();
             let unanswered = async |send: oneshot::Sender<Result<T>>| {
                 sleep(DEADLINE).await;

@@ -84,14 +84,14 @@ pub(super) fn way_to_worker(
     Router::new().fallback(move |request: Request| {
         let (net, gateway, slot) = (Arc::clone(&net), Arc::clone(&gateway), Arc::clone(&slot));
         async move {
-            gateway.speaks().await;
+            gateway.lives().await;
             let (parts, body) = request.into_parts();
             let Ok(body) = to_bytes(body, usize::MAX).await else {
                 return lost(Lost::Broken("its body".into()));
             };
             let message = Message { method: parts.method, uri: parts.uri, headers: parts.headers, body };
             let (send, answer) = oneshot::channel();
-            tokio::spawn(carry(net, worker, slot, message, send));
+            tokio::spawn(carry(net, Arc::clone(&gateway), worker, slot, message, send));
             let answer = answer.await;
             gateway.lives().await;
             match answer {
@@ -111,13 +111,14 @@ fn lost(how: Lost) -> Response {
 
 async fn carry(
     net: Arc<Net>,
+    gateway: Arc<Process>,
     worker: usize,
     slot: Arc<Slot<Router>>,
     message: Message,
     send: oneshot::Sender<Response>,
 ) {
     let (text, place) = (message.text(), Place::Worker(worker));
-    match net.pass(Place::Gateway, place, Leg::Request, &text).await {
+    match net.pass(Some(&gateway), (Place::Gateway, place), Leg::Request, &text).await {
         Fate::Break => {
             let _ = send.send(lost(Lost::Unreachable("connection refused".into())));
             return;
@@ -143,7 +144,10 @@ async fn carry(
         let _ = send.send(answer);
         return;
     }
-    match net.pass(place, Place::Gateway, Leg::Answer, &format!("{} to {text}", answer.status())).await {
+    match net
+        .pass(None, (place, Place::Gateway), Leg::Answer, &format!("{} to {text}", answer.status()))
+        .await
+    {
         Fate::Break => {
             let _ = send.send(lost(Lost::Broken("connection reset".into())));
         }
@@ -174,6 +178,8 @@ async fn deliver(slot: &Slot<Router>, message: Message) -> Option<Response> {
         () = process.death() => None,
         answer = answered => answer,
     };
+    // It may have died on a thread of its own while its answer was looked at.
+    let answer = answer.filter(|_| !process.is_dead());
     Some(answer.unwrap_or_else(|| lost(Lost::Broken("connection reset".into()))))
 }
 
@@ -192,11 +198,12 @@ fn unreachable(reason: &str) -> ClientError {
 
 impl WayToGateway {
     async fn ask<T: Send + 'static>(&self, text: String, asked: Asked<T>) -> Result<T, ClientError> {
-        self.process.speaks().await;
+        self.process.lives().await;
         let (send, answer) = oneshot::channel();
-        let (net, place, slot) = (Arc::clone(&self.net), self.process.place, Arc::clone(&self.slot));
+        let (net, own, slot) = (Arc::clone(&self.net), Arc::clone(&self.process), Arc::clone(&self.slot));
         tokio::spawn(async move {
-            match net.pass(place, Place::Gateway, Leg::Request, &text).await {
+            let place = own.place;
+            match net.pass(Some(&own), (place, Place::Gateway), Leg::Request, &text).await {
                 Fate::Break => {
                     let _ = send.send(Err(unreachable("connection refused")));
                     return;
@@ -223,7 +230,11 @@ impl WayToGateway {
                 () = process.death() => Err(unreachable("connection reset")),
                 answer = asked(gateway) => answer,
             };
-            match net.pass(Place::Gateway, place, Leg::Answer, &format!("{} {text}", answer.is_ok())).await {
+            let answer = if process.is_dead() { Err(unreachable("connection reset")) } else { answer };
+            match net
+                .pass(None, (Place::Gateway, place), Leg::Answer, &format!("{} {text}", answer.is_ok()))
+                .await
+            {
                 Fate::Pass => {
                     let _ = send.send(answer);
                 }

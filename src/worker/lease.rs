@@ -71,6 +71,7 @@ pub(super) async fn keep(
         };
         let round = async { sleep(renewal.await).await };
         tokio::select! {
+            biased;
             () = round => {}
             _ = stop.wait_for(|stop| *stop) => break,
         }

@@ -9,8 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use axum::{Router, http::HeaderValue};
@@ -81,6 +80,13 @@ impl Worker {
             Some(hot) => Some(open_hot(hot, settings.query.clone(), registry.clone()).await?),
             None => None,
         };
+        let since = settings.clock.now().duration_since(SystemTime::UNIX_EPOCH);
+        let clock = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let epoch = match &hot {
+            // The gateway refuses an older one for good, and clocks are set back.
+            Some(hot) => hot.next_epoch(clock).await?,
+            None => clock,
+        };
         if hot.is_none() && !settings.cold {
             return Err(bad("a worker without a tier: cold, hot or both".into()));
         }
@@ -102,11 +108,6 @@ impl Worker {
             }
         };
 
-        let epoch = settings
-            .clock
-            .now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let request = LeaseRequest {
             epoch,
             url: settings.url,

@@ -127,6 +127,7 @@ impl Discovery {
                 last_full = Instant::now();
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(interval) => {}
                 changed = stop.changed() => if changed.is_err() { break },
             }

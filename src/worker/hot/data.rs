@@ -7,6 +7,7 @@
 //! parts/ID.part              a copy that is under way, or one that is made for the store
 //! parts/ID.json              how far it is, and of which generation
 //! kept/ID.TOKEN.TIME.sqlite  writes that nobody promoted; never deleted by us
+//! epoch                      number of the last start
 //! ```
 //! All of it is one file system, so every move is a rename.
 
@@ -47,6 +48,20 @@ impl Data {
         }
         sync_dir(&root)?;
         Ok(Self { root })
+    }
+
+    /// A number for this start of the worker, above those of all starts on this directory; `clock` unless
+    /// that was set back. Durable before it is used.
+    pub(super) fn next_epoch(&self, clock: u64) -> io::Result<u64> {
+        let path = self.root.join("epoch");
+        let last = match fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().unwrap_or(0), // the clock alone, as without the file
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0_u64,
+            Err(error) => return Err(error),
+        };
+        let next = clock.max(last.saturating_add(1));
+        replace(&path, next.to_string().as_bytes())?;
+        Ok(next)
     }
 
     fn shard(&self, id: &str) -> PathBuf {
@@ -244,5 +259,19 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match path.parent() {
         Some(dir) => sync_dir(dir),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_rises_though_the_clock_does_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = Data::open(dir.path()).expect("a data directory");
+        let epochs =
+            [1_000, 5_000, 2_000, 2_000, 9_000].map(|clock| data.next_epoch(clock).expect("written"));
+        assert_eq!(epochs, [1_000, 5_000, 5_001, 5_002, 9_000]);
     }
 }

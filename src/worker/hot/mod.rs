@@ -130,6 +130,14 @@ impl Hot {
         Ok(hot)
     }
 
+    /// Number of this start of the worker; see [`Data::next_epoch`].
+    pub(super) async fn next_epoch(&self, clock: u64) -> Result<u64, Error> {
+        let data = self.data.clone();
+        let written = tokio::task::spawn_blocking(move || data.next_epoch(clock)).await;
+        let written = written.unwrap_or_else(|_| Err(std::io::Error::other("a defect")));
+        written.map_err(|error| Error::from_io(&error, self.settings.data.join("epoch").display()))
+    }
+
     /// Whose connections have to be closed when a file goes.
     pub(super) fn set_engine(&self, engine: &Arc<Engine>) {
         let _ = self.engine.set(Arc::downgrade(engine)); // set once, by the one who starts both

@@ -365,6 +365,7 @@ impl Hot {
             };
             let Some(manifest) = manifest else {
                 tokio::select! {
+                    biased;
                     () = self.changed.notified() => sleep(MANIFEST_DELAY).await,
                     changed = lease.changed() => if changed.is_err() { return },
                 }
@@ -435,6 +436,7 @@ impl Hot {
                 return;
             }
             tokio::select! {
+                biased;
                 () = self.changed.notified() => sleep(MANIFEST_DELAY).await,
                 changed = lease.changed() => if changed.is_err() || self.is_other(lease, version) { return },
             }
