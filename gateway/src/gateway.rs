@@ -139,6 +139,7 @@ impl Gateway {
         let rules = Rules {
             copy_max: settings.copy_max,
             foreign: settings.foreign_generation,
+            ship: settings.ship,
             copies_minimum: settings.copies_minimum,
             copies_maximum: settings.copies_maximum,
         };
@@ -247,6 +248,9 @@ async fn upkeep(
     while !*stop.borrow_and_update() {
         writing.settle_all().await;
         writing.place_copies().await;
+        for (directory, id) in discovery.take_strays() {
+            writing.collect_strays(&directory, &id).await;
+        }
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }

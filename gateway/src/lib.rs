@@ -19,6 +19,7 @@ pub mod registry;
 pub mod routing;
 pub mod segment;
 mod settings;
+pub mod shipped;
 pub mod store;
 pub mod trough;
 pub mod writing;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use crate::api::ship::Ship;
+
 /// Settings of a gateway; resolved once, before it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -48,6 +50,8 @@ pub struct Settings {
     pub zones: BTreeMap<String, String>,
     /// What a promotion does with a generation that somebody else has put into the store. Default refuse.
     pub foreign_generation: ForeignGeneration,
+    /// How writes are shipped to the store before they are promoted. Default none.
+    pub ship: Option<Ship>,
 }
 
 /// What a promotion does if the segment in the store is not the one that its writes build upon.
@@ -84,6 +88,7 @@ impl Settings {
             copies_grace: Duration::from_secs(60),
             zones: BTreeMap::new(),
             foreign_generation: ForeignGeneration::Refuse,
+            ship: None,
         }
     }
 }

@@ -14,6 +14,7 @@ mod engine;
 mod errors;
 mod files;
 mod functions;
+mod live;
 mod memory;
 mod metrics;
 mod params;

@@ -11,6 +11,7 @@ pub(crate) mod router;
 mod schemas;
 mod segments;
 pub mod server;
+pub mod ship;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod types;

@@ -10,6 +10,8 @@ mod manifests;
 #[cfg(test)]
 mod tests;
 
+pub use self::manifests::Written;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -193,6 +195,12 @@ impl Copies {
                 })
             })
             .collect()
+    }
+
+    /// How far `worker` said to be with writing `id` under `token`, also if it is not alive any more.
+    pub fn written(&self, worker: &str, id: &SegmentId, token: Token) -> Option<Written> {
+        let inner = self.inner.lock();
+        inner.manifests.copy(worker, id).filter(|copy| copy.token == Some(token)).map(|copy| copy.written)
     }
 
     /// Workers that have anything of `id`.

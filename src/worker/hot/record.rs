@@ -7,7 +7,7 @@
 use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-use springhouse_gateway::api::hot::Token;
+use springhouse_gateway::api::{hot::Token, ship::Ship};
 
 use super::data::replace;
 
@@ -31,6 +31,9 @@ pub(super) struct Record {
     /// Under this name the copy is being kept aside.
     #[serde(default)]
     pub(super) keeping: Option<String>,
+    /// How what is written is shipped, as long as the copy is writable.
+    #[serde(default)]
+    pub(super) ship: Option<Ship>,
 }
 
 /// A copy as it is on disk.
@@ -64,7 +67,15 @@ pub(super) struct CopyRecord {
 impl Record {
     /// Of a segment that nothing is known of.
     pub(super) fn new(path: impl Into<String>) -> Self {
-        Self { version: VERSION, path: path.into(), fence: 0, copy: None, incoming: None, keeping: None }
+        Self {
+            version: VERSION,
+            path: path.into(),
+            fence: 0,
+            copy: None,
+            incoming: None,
+            keeping: None,
+            ship: None,
+        }
     }
 
     /// The record at `path`, if there is one.

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        ship::Ship,
+    },
     segment::SegmentId,
     store::Generation,
 };
@@ -33,6 +36,16 @@ pub struct Lock {
     /// A promotion that the worker may not have heard of: generation, and last transaction in it.
     #[serde(default)]
     pub untold: Option<(Generation, u64)>,
+    /// Last transaction that is in `base`, as the holder counts.
+    #[serde(default)]
+    pub base_change: u64,
+    /// How the holder was asked to ship what is written.
+    #[serde(default)]
+    pub ship: Option<Ship>,
+    /// Token of the first of the locks that were taken over from each other without a release: what was
+    /// shipped under that or a later one belongs to this lock. 0: its own.
+    #[serde(default)]
+    pub ship_from: Token,
 }
 
 /// A promotion under way.
