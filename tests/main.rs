@@ -37,6 +37,7 @@ mod query;
 mod query_faults;
 mod registry;
 mod selftest;
+mod ship;
 mod store_contract;
 mod tuning;
 mod write_faults;
@@ -68,6 +69,7 @@ const TESTS: [&[registry::Test]; 29] = [
     cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,
+    ship::TESTS,
     bad_input::TESTS,
     config::TESTS,
     arrows::TESTS,

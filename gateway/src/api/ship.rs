@@ -8,7 +8,7 @@ use super::hot::{HotSegment, Token};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ship {
-    /// So many ms after a transaction at the latest. At least 1.
+    /// So many ms after a transaction at the latest; 0: pages alone decide.
     pub every_ms: u64,
     /// When so many pages changed; 0: time alone decides.
     #[serde(default)]

@@ -170,8 +170,15 @@ impl Shipping {
         self.unshipped.wake();
     }
 
-    fn pause(&self) -> Duration {
-        Duration::from_millis(self.ship.every_ms).max(EVERY_MIN)
+    /// When something is due that waits since then, with so many pages; `None`: when there is more.
+    fn due(&self, since: Instant, pages: Option<u64>) -> Option<Instant> {
+        let many = self.ship.pages > 0 && pages.is_none_or(|pages| pages >= self.ship.pages);
+        let every = Duration::from_millis(self.ship.every_ms);
+        match (many, self.ship.every_ms) {
+            (true, _) => Some(since + EVERY_MIN),
+            (false, 0) => None,
+            (false, _) => Some(since + every.max(EVERY_MIN)),
+        }
     }
 }
 
@@ -249,8 +256,10 @@ impl Hot {
                 shipping.unshipped.changed().await;
                 continue;
             };
-            let many = shipping.ship.pages > 0 && pages.is_some_and(|pages| pages >= shipping.ship.pages);
-            let due = since + if many { EVERY_MIN } else { shipping.pause() };
+            let Some(due) = shipping.due(since, pages) else {
+                shipping.unshipped.changed().await;
+                continue;
+            };
             if due <= Instant::now() {
                 return;
             }
