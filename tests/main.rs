@@ -39,12 +39,14 @@ mod registry;
 mod selftest;
 mod ship;
 mod store_contract;
+mod tiers;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 29] = [
+const TESTS: [&[registry::Test]; 30] = [
     life::TESTS,
+    tiers::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

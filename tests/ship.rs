@@ -108,8 +108,14 @@ fn taken_over_without_the_disk() {
     let workers = [Worker::hot(&store, &gateway, "ship1"), Worker::hot(&store, &gateway, "ship2")];
     gateway.wait_workers(&["ship1", "ship2"]);
     // In the store already: only what differs from it is shipped.
-    segments::from_sql(root.path(), "crawl001", "create table t (id integer primary key); insert into t values (1)");
-    eventually("the segment is known", LIMIT, || (api.get("/v1/segments/crawl001").status == 200).then_some(()));
+    segments::from_sql(
+        root.path(),
+        "crawl001",
+        "create table t (id integer primary key); insert into t values (1)",
+    );
+    eventually("the segment is known", LIMIT, || {
+        (api.get("/v1/segments/crawl001").status == 200).then_some(())
+    });
     let granted = provision(api, "crawl001", &json!({}));
     assert!(lock(api, "crawl001")["ship"]["every_ms"] == 200, "{}", lock(api, "crawl001"));
     let (mut holder, _other) = split(workers, &granted["worker"], "ship1");
@@ -117,7 +123,8 @@ fn taken_over_without_the_disk() {
     let headers = [("content-type", "application/json"), ("idempotency-key", "once")];
     let body = json!({ "sql": "insert into t values (3)" }).to_string();
     let once = |body: &str| {
-        api.send(Method::POST, &of("crawl001", "execute"), &headers, Some(body.to_owned())).expect("an answer")
+        api.send(Method::POST, &of("crawl001", "execute"), &headers, Some(body.to_owned()))
+            .expect("an answer")
     };
     let last = good(&once(&body))["change"].clone();
     shipped(api, "crawl001", &last);
@@ -139,7 +146,9 @@ fn taken_over_without_the_disk() {
     assert_eq!((&again["repeated"], &again["change"]), (&json!(true), &last));
     execute(api, "crawl001", "insert into t values (4)");
     good(&post(api, &of("crawl001", "promote"), &json!({ "release": true })));
-    eventually("what was shipped is removed", LIMIT, || files(root.path(), "crawl001").is_empty().then_some(()));
+    eventually("what was shipped is removed", LIMIT, || {
+        files(root.path(), "crawl001").is_empty().then_some(())
+    });
 }
 
 /// Killed at each named point of shipping: the takeover has all that was known to be shipped, and nothing
@@ -155,15 +164,19 @@ fn killed_while_shipping() {
         let mut holder = Worker::hot(&store, &gateway, &name);
         gateway.wait_workers(&[&name]);
         provision(api, &segment, &json!({}));
-        let first = execute(api, &segment, "create table t (id integer primary key); insert into t values (1)");
+        let first =
+            execute(api, &segment, "create table t (id integer primary key); insert into t values (1)");
         shipped(api, &segment, &first["change"]);
         holder.kill();
         // A new process ships anew, and ends at its second file.
         holder.start_again_with(&[("SPRINGHOUSE_FAILPOINTS", &format!("{point}=2*abort"))]);
         let mut acknowledged = vec![1];
         for id in 2..200 {
-            let reply =
-                post(api, &of(&segment, "execute"), &json!({ "sql": format!("insert into t values ({id})") }));
+            let reply = post(
+                api,
+                &of(&segment, "execute"),
+                &json!({ "sql": format!("insert into t values ({id})") }),
+            );
             match reply.status {
                 200 => acknowledged.push(id),
                 _ if acknowledged.len() > 1 => break,
@@ -176,11 +189,16 @@ fn killed_while_shipping() {
         let _other = Worker::hot(&store, &gateway, &format!("takes{nth}"));
         let taken = provision(api, &segment, &json!({ "takeover": true }));
         let there = ids(api, &segment);
-        assert!(acknowledged.starts_with(&there) && !there.is_empty(), "{point}: {there:?} of {acknowledged:?}");
+        assert!(
+            acknowledged.starts_with(&there) && !there.is_empty(),
+            "{point}: {there:?} of {acknowledged:?}"
+        );
         assert_eq!(taken["recovered"]["change"].as_u64(), Some(there.len() as u64), "{point}: {taken}");
         // One worker at a time: the next segment must find only its own.
         good(&post(api, &of(&segment, "release"), &json!({ "force": true })));
-        eventually("what was shipped is removed", LIMIT, || files(root.path(), &segment).is_empty().then_some(()));
+        eventually("what was shipped is removed", LIMIT, || {
+            files(root.path(), &segment).is_empty().then_some(())
+        });
     }
 }
 
@@ -209,7 +227,9 @@ fn collected() {
     execute(api, "other001", "create table t (id integer primary key)");
     assert_eq!(lock(api, "other001")["ship"], Value::Null);
     good(&post(api, &of("crawl001", "release"), &json!({ "force": true })));
-    eventually("what was shipped is removed", LIMIT, || files(root.path(), "crawl001").is_empty().then_some(()));
+    eventually("what was shipped is removed", LIMIT, || {
+        files(root.path(), "crawl001").is_empty().then_some(())
+    });
 }
 
 /// The same on HDFS.

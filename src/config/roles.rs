@@ -6,6 +6,7 @@ use super::{
         WorkerKeys, WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
+    tiers::{RuleList, TierKeys},
 };
 
 role! {
@@ -59,10 +60,14 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
         /// How workers prove themselves.
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 
@@ -75,6 +80,8 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
         /// What kind of worker.
         worker: WorkerKeys,
         /// Its local copies.
@@ -87,6 +94,8 @@ role! {
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 

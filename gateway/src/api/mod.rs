@@ -14,6 +14,8 @@ pub mod server;
 pub mod ship;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tier_types;
+mod tiers;
 pub mod types;
 mod unread;
 pub(crate) mod workers;

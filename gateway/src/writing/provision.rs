@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Place, Writing,
     choose::{Candidate, order},
+    cold_range,
     hot::Failure,
     in_doubt,
     shipped::Taken,
@@ -21,7 +22,7 @@ use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{CopyState, HotProvision, ProvisionAnswer, ProvisionRequest, Token},
-        ship::HotProvisioned,
+        ship::{HotProvisioned, Ship},
     },
     registry::{
         ledger::{DEFAULT_SCHEMA, Entry, Lock},
@@ -35,6 +36,7 @@ use crate::{
 struct Wish {
     schema: String,
     schema_sql: String,
+    ship: Option<Ship>,
     taken: Option<Taken>,
 }
 
@@ -84,10 +86,16 @@ impl Writing {
             self.clear(&temporary(id, &lock.directory, lock.token)).await?;
         }
         let place = self.place(id).await?;
+        // Under a lock it may be aged by now, and still has to be written to its end.
+        if old.as_ref().is_none_or(|lock| !lock.ready) {
+            let mtime_ms = place.entry.as_ref().map(|entry| entry.mtime_ms);
+            let terms = self.rules.segments.terms(id.as_str(), mtime_ms, (self.clock)());
+            cold_range(id, terms, "provisioned for writing")?;
+        }
         let workers = self.writers(id, &place, former.as_deref())?;
         let there = place.entry.as_ref().map(|entry| entry.generation);
         let taken = old.as_ref().map(|lock| Taken::new(self, id, lock, there));
-        let wish = Wish { schema, schema_sql, taken };
+        let wish = Wish { schema, schema_sql, ship: self.ship_rule(id), taken };
         self.grant_one_of(id, old, place, &workers, wish).await
     }
 
@@ -109,7 +117,7 @@ impl Writing {
 
     /// The lock, with the rule for shipping as it is now.
     async fn ship_as_ruled(&self, id: &SegmentId, lock: &Lock) -> Result<Lock, ApiError> {
-        let now = Lock { ship: self.rules.ship, ..lock.clone() };
+        let now = Lock { ship: self.ship_rule(id), ..lock.clone() };
         if now == *lock {
             return Ok(now);
         }
@@ -136,7 +144,7 @@ impl Writing {
         workers: &[Arc<Worker>],
         wish: Wish,
     ) -> Result<ProvisionAnswer, ApiError> {
-        let Wish { schema, schema_sql, taken } = wish;
+        let Wish { schema, schema_sql, ship, taken } = wish;
         let base = place.entry.as_ref().map(|entry| entry.generation);
         let mut before = old.map(|lock| lock.token);
         let mut last = None;
@@ -151,7 +159,7 @@ impl Writing {
                 ready: false,
                 untold: None,
                 base_change: taken.as_ref().map_or(0, |taken| taken.base_change(base)),
-                ship: self.rules.ship,
+                ship,
                 ship_from: taken.as_ref().map_or(0, Taken::ship_from),
             };
             let lock = self.grant(id, before, lock).await?;

@@ -8,7 +8,7 @@ use crate::{
     api::{
         error::ApiError,
         hot::Token,
-        ship::{HotRecover, HotRecovered, Recovered},
+        ship::{HotRecover, HotRecovered, Recovered, Ship},
     },
     registry::ledger::Lock,
     segment::SegmentId,
@@ -103,6 +103,17 @@ impl Taken {
 }
 
 impl Writing {
+    /// How the rules want writes of `id` to be shipped.
+    pub(super) fn ship_rule(&self, id: &SegmentId) -> Option<Ship> {
+        let rule = self.routing.copies.terms(id).ship;
+        rule.is_on().then(|| Ship {
+            every_ms: rule
+                .every
+                .map_or(0, |every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1)),
+            pages: rule.pages.unwrap_or(0),
+        })
+    }
+
     /// Removes what was shipped of `id` under `lock` and those before it, which is over.
     pub(super) async fn collect_of(&self, id: &SegmentId, lock: &Lock) {
         if lock.ship.is_none() && lock.ship_from == 0 {

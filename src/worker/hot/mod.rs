@@ -50,13 +50,15 @@ mod room;
 mod segment;
 mod settings;
 mod ship;
+mod speed;
 mod tend;
 #[cfg(test)]
 mod tests;
 
 pub use self::settings::HotSettings;
 use self::{
-    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, tend::Queue,
+    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, speed::Speed,
+    tend::Queue,
 };
 pub(super) use self::{files::Files, tend::Loops};
 use crate::query::{
@@ -83,6 +85,7 @@ pub(super) struct Hot {
     /// Files shipped at once.
     ships: Semaphore,
     pace: Pace,
+    speed: Speed,
     queue: Queue,
     write: WriteSettings,
     write_metrics: WriteMetrics,
@@ -117,6 +120,7 @@ impl Hot {
             copies: Semaphore::new(settings.copy_parallelism.max(1)),
             ships: Semaphore::new(SHIPS_MAX),
             pace: Pace::new(settings.copy_bandwidth),
+            speed: Speed::default(),
             queue: Queue::default(),
             write: WriteSettings::new(limits),
             write_metrics: WriteMetrics::new(registry).map_err(other)?,
@@ -163,6 +167,8 @@ impl Hot {
             stored_bytes: self.room.stored(),
             full: self.room.is_full(),
             manifest_version: self.entries.lock().version(),
+            zone: self.settings.zone.clone(),
+            copy_bytes_per_s: self.speed.bytes_per_s(),
         }
     }
 
