@@ -40,6 +40,7 @@ mod query;
 mod query_faults;
 mod registry;
 mod selftest;
+mod ship;
 mod store_contract;
 mod tiers;
 mod trough;
@@ -49,7 +50,7 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 36] = [
+const TESTS: [&[registry::Test]; 37] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
@@ -82,6 +83,7 @@ const TESTS: [&[registry::Test]; 36] = [
     cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,
+    ship::TESTS,
     bad_input::TESTS,
     config::TESTS,
     arrows::TESTS,

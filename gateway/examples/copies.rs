@@ -105,6 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         token: None,
         change: 0,
         promoted_change: 0,
+        shipped_change: None,
     };
     let (mut version, mut digest) = (0, 0u64);
     let delta = each_us(20_000, |n| {

@@ -27,7 +27,7 @@ pub const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
 
 /// Every point, by name; those of the gateway's process begin with `gateway.`, the others are a hot worker's. A
 /// test compares this with the sources, and another one kills at each of them.
-pub const POINTS: [&str; 35] = [
+pub const POINTS: [&str; 41] = [
     "copy.after_rename",
     "copy.before_rename",
     "copy.saved",
@@ -59,7 +59,13 @@ pub const POINTS: [&str; 35] = [
     "provision.after_copy",
     "provision.after_fence",
     "provision.after_record",
+    "recover.after_base",
+    "recover.after_file",
+    "recover.before_record",
     "release.after_record",
+    "ship.after_rename",
+    "ship.before_rename",
+    "ship.chunk",
     "write.after_commit",
     "write.after_keys",
     "write.before_commit",

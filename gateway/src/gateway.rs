@@ -273,6 +273,9 @@ async fn upkeep(
         writing.settle_all().await;
         writing.supersede_all().await;
         writing.place_copies().await;
+        for (directory, id) in discovery.take_strays() {
+            writing.collect_strays(&directory, &id).await;
+        }
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }

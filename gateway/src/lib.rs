@@ -23,6 +23,7 @@ pub mod routing;
 pub mod rules;
 pub mod segment;
 mod settings;
+pub mod shipped;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

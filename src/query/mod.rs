@@ -15,6 +15,7 @@ mod engine;
 mod errors;
 mod files;
 mod functions;
+mod live;
 mod memory;
 mod metrics;
 mod params;

@@ -149,6 +149,9 @@ fn write_down(state: &State, world: &World, numbers: &[u64]) -> Outcome<()> {
                 base: None,
                 ready: true,
                 untold: None,
+                base_change: 0,
+                ship: None,
+                ship_from: 0,
             };
             entries.push(Entry::Lock(id, Some(lock)));
         }

@@ -260,6 +260,7 @@ fn copy(id: &str, generation: &str) -> HotSegment {
         token: None,
         change: 0,
         promoted_change: 0,
+        shipped_change: None,
     }
 }
 

@@ -21,7 +21,10 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::types::Params;
+use super::{
+    ship::{HotRecover, Recovered, Ship, ShipStatus},
+    types::Params,
+};
 
 /// Request header, gateway → worker: the fencing token of the write lock.
 pub const TOKEN_HEADER: &str = "springhouse-token";
@@ -75,6 +78,9 @@ pub struct ProvisionAnswer {
     pub schema: String,
     /// Bytes of the local copy.
     pub size: u64,
+    /// Of a takeover: which of the former holder's writes are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
 }
 
 /// State of a write lock.
@@ -105,6 +111,15 @@ pub struct LockInfo {
     pub schema: String,
     /// Whether a promotion of it is under way.
     pub promoting: bool,
+    /// Last transaction that the holder is known to have acknowledged; absent: it did not say yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<u64>,
+    /// Last transaction that is in the store, promoted or shipped, as far as the holder said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe_change: Option<u64>,
+    /// How its writes are shipped; absent: they are on the holder's disk alone until they are promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<Ship>,
 }
 
 /// `GET /v1/locks`.
@@ -285,7 +300,7 @@ pub struct SchemaList {
 // ----- gateway → hot worker -----
 
 /// `POST /v1/hot/{id}/provision`: make the segment writable here under the token of the header. Repeating
-/// it is harmless. Answered with a [`HotSegment`] once it is.
+/// it is harmless. Answered with a [`super::ship::HotProvisioned`] once it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HotProvision {
@@ -296,6 +311,12 @@ pub struct HotProvision {
     pub generation: Option<String>,
     /// Statements for a new segment.
     pub schema_sql: String,
+    /// Ship what is committed; absent: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<Ship>,
+    /// Take up what former holders have shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover: Option<HotRecover>,
 }
 
 /// `POST /v1/hot/{id}/upload`: make a consistent copy, relaid, check it, upload it and verify it there.
@@ -391,6 +412,9 @@ pub struct HotSegment {
     /// Last transaction that is in the store; `change` greater than this: there are unpromoted writes.
     #[serde(default)]
     pub promoted_change: u64,
+    /// Last transaction that was shipped to the store; absent: none, or it is not shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipped_change: Option<u64>,
 }
 
 impl CopyState {
@@ -444,6 +468,9 @@ pub struct HotStatus {
     /// Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<HotWork>,
+    /// How far shipping is; absent: it is not shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<ShipStatus>,
 }
 
 /// `GET /v1/hot`.

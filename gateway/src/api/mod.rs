@@ -12,6 +12,7 @@ pub(crate) mod router;
 mod schemas;
 mod segments;
 pub mod server;
+pub mod ship;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tier_types;

@@ -1,7 +1,7 @@
 //! Write locks that a lost registry granted, in what workers say.
 
 use crate::{
-    api::hot::{Manifest, TOKEN_COUNTER_BITS, Token},
+    api::hot::{HotSegment, Manifest, TOKEN_COUNTER_BITS, Token},
     registry::{
         RegistryError,
         catalog::Lookup,
@@ -26,17 +26,18 @@ pub(crate) fn take_up(
     let Some(adopting) = state.meta().adopting else { return Ok(0) };
     let claims: Vec<Claim> = {
         let catalog = state.catalog();
-        let claim = |(id, token, base): (SegmentId, Token, Option<Generation>)| {
+        let claim = |(id, token, segment): (SegmentId, Token, &HotSegment)| {
             let directory = match catalog.lookup(&id) {
                 Lookup::Found(found) => found.directory.to_string(),
                 _ => id.canonical_dir(),
             };
-            Claim { id, token, base, directory }
-        };
-        let written = manifest.segments.iter().filter_map(|segment| {
             let base = segment.generation.as_deref().and_then(Generation::parse);
-            Some((SegmentId::parse(&segment.id).ok()?, segment.token?, base))
-        });
+            Claim { id, token, base, base_change: segment.promoted_change, directory }
+        };
+        let written = manifest
+            .segments
+            .iter()
+            .filter_map(|segment| Some((SegmentId::parse(&segment.id).ok()?, segment.token?, segment)));
         written.map(claim).collect()
     };
     if claims.is_empty() {

@@ -14,6 +14,15 @@ use crate::{
 /// Longest reason kept of a copy, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 
+/// How far a copy that is written is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Last transaction that it had acknowledged when it was heard of last.
+    pub change: u64,
+    /// Last one that was in the store then: promoted or shipped.
+    pub safe: u64,
+}
+
 /// One copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copy {
@@ -21,6 +30,7 @@ pub(super) struct Copy {
     pub(super) generation: Option<Generation>,
     pub(super) token: Option<Token>,
     pub(super) unpromoted: bool,
+    pub(super) written: Written,
     reason: Option<Box<str>>,
     size: u64,
     fetched: u64,
@@ -119,6 +129,10 @@ pub(super) fn parse(manifest: &Manifest) -> Result<Vec<(SegmentId, Option<Copy>)
             generation,
             token: segment.token,
             unpromoted: segment.change > segment.promoted_change,
+            written: Written {
+                change: segment.change,
+                safe: segment.promoted_change.max(segment.shipped_change.unwrap_or(0)),
+            },
             reason: segment.reason.as_deref().map(shortened),
             size: segment.size,
             fetched: segment.fetched,
@@ -270,6 +284,7 @@ mod tests {
             token: generation.is_multiple_of(2).then_some(7),
             change: 0,
             promoted_change: 0,
+            shipped_change: None,
         }
     }
 

@@ -13,6 +13,8 @@ mod tests;
 mod tiers;
 mod verify;
 
+pub use self::manifests::Written;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -246,6 +248,12 @@ impl Copies {
                 })
             })
             .collect()
+    }
+
+    /// How far `worker` said to be with writing `id` under `token`, also if it is not alive any more.
+    pub fn written(&self, worker: &str, id: &SegmentId, token: Token) -> Option<Written> {
+        let inner = self.inner.lock();
+        inner.manifests.copy(worker, id).filter(|copy| copy.token == Some(token)).map(|copy| copy.written)
     }
 
     /// Workers that have anything of `id`.

@@ -15,7 +15,10 @@ use super::{
     tests::{Model, Op, change, facts, id, listed, meta, numbered, ops},
 };
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        ship::Ship,
+    },
     store::Generation,
 };
 
@@ -29,6 +32,9 @@ fn lock(token: Token) -> Lock {
         base: Some(Generation([4; 16])),
         ready: true,
         untold: Some((Generation([5; 16]), 9)),
+        base_change: 4,
+        ship: Some(Ship { every_ms: 500, pages: 7 }),
+        ship_from: 2,
     }
 }
 

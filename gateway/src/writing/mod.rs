@@ -15,6 +15,7 @@ mod provision;
 mod release;
 pub(crate) mod schemas;
 mod settle;
+mod shipped;
 mod supersede;
 #[cfg(test)]
 mod tests;
@@ -127,10 +128,17 @@ impl Writing {
     /// All write locks, or the one of `only`.
     pub(crate) fn locks(&self, only: Option<&SegmentId>) -> Vec<LockInfo> {
         let now = Instant::now().into_std();
-        let ledger = self.state.ledger();
+        let locks: Vec<(SegmentId, Lock)> = {
+            let ledger = self.state.ledger();
+            match only {
+                Some(id) => ledger.lock(id).map(|lock| (id.clone(), lock.clone())).into_iter().collect(),
+                None => ledger.locks().map(|(id, lock)| (id.clone(), lock.clone())).collect(),
+            }
+        };
         let promoting = self.promoting.lock();
         let info = |id: &SegmentId, lock: &Lock| {
             let lives = self.routing.workers.live(&lock.worker, now).is_some_and(|w| w.hot.is_some());
+            let written = self.routing.copies.written(&lock.worker, id, lock.token);
             LockInfo {
                 segment: id.to_string(),
                 worker: lock.worker.clone(),
@@ -139,12 +147,12 @@ impl Writing {
                 since_ms: lock.since_ms,
                 schema: lock.schema.clone(),
                 promoting: promoting.contains_key(id),
+                change: written.map(|written| written.change),
+                safe_change: written.map(|written| written.safe),
+                ship: lock.ship,
             }
         };
-        match only {
-            Some(id) => ledger.lock(id).map(|lock| info(id, lock)).into_iter().collect(),
-            None => ledger.locks().map(|(id, lock)| info(id, lock)).collect(),
-        }
+        locks.iter().map(|(id, lock)| info(id, lock)).collect()
     }
 
     /// Runs `work` to its end, also if whoever asked for it goes away.

@@ -95,6 +95,7 @@ impl Writing {
         .await?;
         tracing::info!(segment = %id, worker = lock.worker, token, "write lock released");
         self.routing.copies.reconsider(id);
+        self.collect_of(id, lock).await;
         // Of a promotion that failed; nobody needs it any more, and the next lock's has another name.
         let leftover = temporary(id, &lock.directory, token);
         if let Err(error) = self.clear(&leftover).await {

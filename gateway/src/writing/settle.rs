@@ -105,6 +105,7 @@ impl Writing {
                 let lock = Lock {
                     base: Some(facts.generation),
                     untold: Some((facts.generation, number)),
+                    base_change: number,
                     ..lock.clone()
                 };
                 entries.push(Entry::Lock(segment, Some(lock)));

@@ -23,6 +23,7 @@ use springhouse_gateway::{
             HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
             Statements, TOKEN_HEADER, Token,
         },
+        ship::HotProvisioned,
         types::DEADLINE_HEADER,
     },
     segment::SegmentId,
@@ -152,8 +153,12 @@ async fn show(State(hot): State<Arc<Hot>>, Path(id): Path<String>) -> Answer<Hot
     let segment = hot
         .find(parse_id(&id)?.as_str())
         .ok_or_else(|| ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of it on this worker"))?;
-    let work = segment.state.lock().work.clone();
-    Ok(Json(HotStatus { segment: segment.show(), work }))
+    let state = segment.state.lock();
+    let promoted = state.record.copy.as_ref().map_or(0, |copy| copy.promoted_change);
+    let (work, ship) =
+        (state.work.clone(), state.shipping.as_ref().map(|shipping| shipping.status(promoted)));
+    drop(state);
+    Ok(Json(HotStatus { segment: segment.show(), work, ship }))
 }
 
 async fn provision(
@@ -161,7 +166,7 @@ async fn provision(
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<HotSegment> {
+) -> Answer<HotProvisioned> {
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: HotProvision = json(body, None).await?;
     hot.provision(id, token, asked).await.map(Json)

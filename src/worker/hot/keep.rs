@@ -25,6 +25,7 @@ impl Hot {
         segment: &Arc<Segment>,
         copy: CopyRecord,
     ) -> Result<(), ApiError> {
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
@@ -47,6 +48,7 @@ impl Hot {
                 // Nobody may open the new file under the old one's name, or the other way round.
                 let mut state = segment.state.lock();
                 data.put_in_place(id).map_err(of_disk)?;
+                data.put_keys_in_place(id).map_err(of_disk)?;
                 let plain = copy.checksum.is_some();
                 let before = std::mem::replace(&mut state.size, copy.size);
                 hot.room.change(before, copy.size);
@@ -74,6 +76,7 @@ impl Hot {
     /// Moves the copy, with writes that nobody promoted, to where nothing is ever deleted.
     pub(super) async fn keep_aside(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
         segment.state.lock().open = None;
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
@@ -145,6 +148,7 @@ impl Hot {
     /// Removes the copy, of which the store has everything.
     pub(super) async fn drop_copy(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
         segment.state.lock().open = None;
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {

@@ -8,6 +8,7 @@ use super::{
     Hot,
     record::{CopyRecord, Record},
     segment::{OpenCopy, Segment},
+    ship::{Basis, Shipping},
     tend::now_ms,
 };
 use crate::query::write::last_change;
@@ -37,6 +38,7 @@ impl Hot {
         let copy = segment.state.lock().record.copy.clone();
         if let Some(copy) = copy {
             self.offer(&segment, &copy);
+            self.find_shipping(&segment, &copy);
         }
         let worthless = {
             let state = segment.state.lock();
@@ -68,8 +70,9 @@ impl Hot {
             if self.data.part(id).try_exists()? {
                 self.data.make_way(id)?;
                 self.data.put_in_place(id)?;
-                self.data.sync(id)?;
             }
+            self.data.put_keys_in_place(id)?;
+            self.data.sync(id)?;
             let copy = path.try_exists()?.then(|| incoming.clone());
             segment.change_record(&self.data, |record| (record.copy, record.incoming) = (copy, None))?;
         }
@@ -134,6 +137,19 @@ impl Hot {
                 segment.state.lock().refused =
                     Some(format!("its writes cannot be opened: {}", error.message));
             }
+        }
+    }
+
+    /// What was written under a lock that ships goes on being shipped. Which pages changed since the last
+    /// file nobody knows any more, unless that file turns out to be the last word.
+    fn find_shipping(&self, segment: &Segment, copy: &CopyRecord) {
+        let mut state = segment.state.lock();
+        if let (Some(ship), Some(token), true) = (state.record.ship, copy.token, state.open.is_some()) {
+            let shipping = Shipping::of(ship, token, Basis::All, 0);
+            if state.is_unpromoted() {
+                shipping.unshipped.mark();
+            }
+            state.shipping = Some(Arc::new(shipping));
         }
     }
 

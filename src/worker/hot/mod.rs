@@ -49,6 +49,7 @@ mod record;
 mod room;
 mod segment;
 mod settings;
+mod ship;
 mod speed;
 mod tend;
 #[cfg(test)]
@@ -62,8 +63,11 @@ use self::{
 pub(super) use self::{files::Files, tend::Loops};
 use crate::query::{
     Engine, QuerySettings,
-    write::{Execute, WriteMetrics, WriteSettings, Writer},
+    write::{Execute, WriteMetrics, WriteSettings, Writer, WrittenFiles},
 };
+
+/// Files that are shipped at once: more would take the store's time from each other.
+const SHIPS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -78,6 +82,8 @@ pub(super) struct Hot {
     changed: Notify,
     room: Rooms,
     copies: Semaphore,
+    /// Files shipped at once.
+    ships: Semaphore,
     pace: Pace,
     speed: Speed,
     queue: Queue,
@@ -112,6 +118,7 @@ impl Hot {
             changed: Notify::new(),
             room,
             copies: Semaphore::new(settings.copy_parallelism.max(1)),
+            ships: Semaphore::new(SHIPS_MAX),
             pace: Pace::new(settings.copy_bandwidth),
             speed: Speed::default(),
             queue: Queue::default(),
@@ -222,16 +229,18 @@ impl Hot {
             // It ended by itself: its file is still open until it says so.
             old.close().await;
         }
-        let (base, changes) = {
+        let (base, changes, unshipped) = {
             let state = segment.state.lock();
             let copy = state.record.copy.as_ref().ok_or_else(not_provisioned)?;
             let open = state.open.as_ref().ok_or_else(not_provisioned)?;
-            (copy.change, Arc::clone(&open.changes))
+            let unshipped = state.shipping.as_ref().map(|shipping| Arc::clone(&shipping.unshipped));
+            (copy.change, Arc::clone(&open.changes), unshipped)
         };
-        let (database, keys) = (self.data.segment(&segment.id), self.data.keys(&segment.id));
+        let files =
+            WrittenFiles { database: self.data.segment(&segment.id), keys: self.data.keys(&segment.id) };
         let (settings, metrics) = (self.write.clone(), self.write_metrics.clone());
         let opened =
-            blocking(move || Writer::open(database, keys, token, base, changes, settings, metrics)).await?;
+            blocking(move || Writer::open(files, token, base, changes, unshipped, settings, metrics)).await?;
         let writer = Arc::new(opened);
         segment.state.lock().writer = Some(Arc::clone(&writer));
         Ok(writer)
@@ -255,16 +264,18 @@ impl Hot {
     }
 
     /// Finishes writes, closes databases. Nothing may be asked of it afterwards.
-    pub(super) async fn shutdown(&self, loops: Option<Loops>) {
+    pub(super) async fn shutdown(self: &Arc<Self>, loops: Option<Loops>) {
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        self.ship_the_rest(&segments).await;
         self.stopping.store(true, Relaxed);
         self.queue.close();
-        let segments: Vec<_> = self.segments.read().values().cloned().collect();
         for segment in &segments {
             segment.state.lock().stop_work();
         }
         if let Some(loops) = loops {
             loops.end().await;
         }
+        futures::future::join_all(segments.iter().map(|segment| self.end_shipping(segment))).await;
         let writing = segments.iter().filter(|segment| segment.state.lock().writer.is_some());
         futures::future::join_all(writing.map(|segment| self.close_writer(segment))).await;
     }

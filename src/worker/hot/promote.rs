@@ -177,7 +177,14 @@ impl Hot {
         }
         drop(room);
         // A higher token may have come meanwhile: then nobody may take this for a promotion.
-        segment.state.lock().check_token(token)?;
+        let (shipping, unpromoted) = {
+            let state = segment.state.lock();
+            state.check_token(token)?;
+            (state.shipping.clone(), state.change() > copied.change)
+        };
+        if let Some(shipping) = shipping {
+            shipping.generation_goes(unpromoted).await;
+        }
         Ok(HotUploaded { size, checksum, change: copied.change })
     }
 
@@ -257,6 +264,9 @@ impl Hot {
             let mut state = segment.state.lock();
             // What came after the copy was made is younger than the copy: its age counts from now.
             state.unpromoted_since_ms = state.is_unpromoted().then(super::tend::now_ms);
+            if let Some(shipping) = &state.shipping {
+                shipping.promoted(asked.change);
+            }
         }
         self.publish(&segment);
         Ok(segment.show())

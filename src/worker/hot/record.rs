@@ -7,7 +7,7 @@
 use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-use springhouse_gateway::api::hot::Token;
+use springhouse_gateway::api::{hot::Token, ship::Ship};
 
 use super::data::replace;
 
@@ -34,6 +34,9 @@ pub(super) struct Record {
     /// What was kept aside last, oldest first: the gateway asks under which names.
     #[serde(default)]
     pub(super) kept: Vec<Kept>,
+    /// How what is written is shipped, as long as the copy is writable.
+    #[serde(default)]
+    pub(super) ship: Option<Ship>,
 }
 
 /// Writes that nobody promoted, in a file of their own.
@@ -89,6 +92,7 @@ impl Record {
             incoming: None,
             keeping: None,
             kept: Vec::new(),
+            ship: None,
         }
     }
 

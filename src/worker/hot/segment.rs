@@ -20,7 +20,7 @@ use springhouse_gateway::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{data::Data, files::not_here, record::Record};
+use super::{data::Data, files::not_here, record::Record, ship::Shipping};
 use crate::query::{
     Seen,
     write::{Changes, Writer},
@@ -47,6 +47,8 @@ pub(super) struct State {
     /// What queries read; `None`: nothing that may be read.
     pub(super) open: Option<OpenCopy>,
     pub(super) writer: Option<Arc<Writer>>,
+    /// What is written goes to the store as well.
+    pub(super) shipping: Option<Arc<Shipping>>,
     /// What the gateway wants here.
     pub(super) wanted: Option<AssignedSegment>,
     /// The gateway wants it gone.
@@ -90,6 +92,7 @@ impl Segment {
                 record,
                 open: None,
                 writer: None,
+                shipping: None,
                 wanted: None,
                 unwanted: false,
                 fetching: None,
@@ -226,6 +229,7 @@ impl State {
             token: copy.and_then(|copy| copy.token),
             change: self.change(),
             promoted_change: copy.map_or(0, |copy| copy.promoted_change),
+            shipped_change: self.shipping.as_ref().and_then(|shipping| shipping.shipped_change()),
         }
     }
 

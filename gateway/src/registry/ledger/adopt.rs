@@ -17,6 +17,8 @@ pub struct Claim {
     pub token: Token,
     /// Generation in the store that its writes build upon.
     pub base: Option<Generation>,
+    /// Last transaction that is in `base`.
+    pub base_change: u64,
     /// Directory of the segment in the store.
     pub directory: String,
 }
@@ -33,7 +35,7 @@ pub struct Strange {
 /// The entries that take up what `worker` claims.
 pub fn adopt(ledger: &Ledger, worker: &str, claims: Vec<Claim>, strange: Strange, now_ms: i64) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for Claim { id, token, base, directory } in claims {
+    for Claim { id, token, base, base_change, directory } in claims {
         let is_strange = token > strange.known && token < strange.own;
         let dispute = ledger.dispute(&id);
         if !is_strange || ledger.is_deleting(&id) || (ledger.damage(&id).is_some() && dispute.is_none()) {
@@ -66,6 +68,10 @@ pub fn adopt(ledger: &Ledger, worker: &str, claims: Vec<Claim>, strange: Strange
             base,
             ready: true,
             untold: None,
+            base_change,
+            ship: None,
+            // Nobody here knows whether it ships: a takeover has to look.
+            ship_from: token,
         };
         entries.push(Entry::Lock(id, Some(lock)));
     }
@@ -83,7 +89,7 @@ mod tests {
     const STRANGE: Strange = Strange { known: 10, own: 100 };
 
     fn claim(token: Token) -> Claim {
-        Claim { id: id(), token, base: None, directory: "/".into() }
+        Claim { id: id(), token, base: None, base_change: 0, directory: "/".into() }
     }
 
     fn id() -> SegmentId {
@@ -126,6 +132,9 @@ mod tests {
             base: None,
             ready: true,
             untold: None,
+            base_change: 0,
+            ship: None,
+            ship_from: 0,
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{
         hot::{SchemaInfo, Token},
+        ship::Ship,
         tier_types::RaisedBy,
     },
     segment::SegmentId,
@@ -36,6 +37,16 @@ pub struct Lock {
     /// A promotion that the worker may not have heard of: generation, and last transaction in it.
     #[serde(default)]
     pub untold: Option<(Generation, u64)>,
+    /// Last transaction that is in `base`, as the holder counts.
+    #[serde(default)]
+    pub base_change: u64,
+    /// How the holder was asked to ship what is written.
+    #[serde(default)]
+    pub ship: Option<Ship>,
+    /// Token of the first of the locks that were taken over from each other without a release: what was
+    /// shipped under that or a later one belongs to this lock. 0: its own.
+    #[serde(default)]
+    pub ship_from: Token,
 }
 
 /// A write lock that ended because somebody else put another generation into the store.

@@ -23,6 +23,9 @@ fn id(n: u8) -> SegmentId {
 
 fn lock(token: Token, worker: u8) -> Lock {
     Lock {
+        base_change: 0,
+        ship: None,
+        ship_from: 0,
         worker: format!("w{worker}"),
         token,
         since_ms: -1,

@@ -33,6 +33,9 @@ fn lock(token: Token, base: Option<Generation>) -> Lock {
         base,
         ready: true,
         untold: None,
+        base_change: 0,
+        ship: None,
+        ship_from: 0,
     }
 }
 

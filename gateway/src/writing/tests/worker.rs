@@ -148,6 +148,7 @@ impl FakeHot {
             token: held.token,
             change: held.change,
             promoted_change: held.promoted,
+            shipped_change: None,
         }
     }
 }
