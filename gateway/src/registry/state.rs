@@ -204,11 +204,15 @@ impl State {
                 Entry::Raise(id, _) | Entry::Pins(id, _) | Entry::Tombstone(id, _) => Some(id.clone()),
                 _ => None,
             });
-            self.note_moved(wished.collect());
+            let moved = wished.collect();
             let mut ledger = self.ledger.write();
             for entry in entries {
                 ledger.apply(entry);
             }
+            drop(ledger);
+            // Not before it can be seen: who looks in between would take the old for the new, and never
+            // look again.
+            self.note_moved(moved);
         }
         Ok(answer)
     }
@@ -246,11 +250,13 @@ impl State {
         writer.amends.drain(..amends);
         let mut delta = Delta::default();
         for (path, (old, new)) in next {
-            self.note_moved(self.wished_differences(old.as_deref(), new.as_deref()));
+            let moved = self.wished_differences(old.as_deref(), new.as_deref());
             // One directory per lock: a batch of many must not hold up readers. The old version is
             // dropped outside.
             delta += self.catalog.write().replace(&path, new);
             drop(old);
+            // Not before it can be seen, as in `amend`.
+            self.note_moved(moved);
         }
         Ok(delta)
     }
