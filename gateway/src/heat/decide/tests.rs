@@ -148,6 +148,18 @@ fn rules_and_people_win_over_heat() {
 }
 
 #[test]
+fn only_what_is_heats_gives_way_and_only_after_its_stay() {
+    let heat = terms(TierRule::Heat);
+    let may = |wish| decide(&Question { wish, ..question(&heat, 50.0) }, &settings()).may_give_way;
+    assert!(may(by_heat(1, 0)) && !may(by_heat(1, NOW)) && !may(wish(1, RaisedBy::Hand, 0)) && !may(None));
+    let mut decision = decide(&Question { wish: by_heat(1, 0), ..question(&heat, 50.0) }, &settings());
+    assert_eq!(decision.action, Action::Keep);
+    decision.give_way("other");
+    assert_eq!((decision.action, decision.copies_then), (Action::Forget, 0));
+    assert!(gives_way(1.0, 4.1) && !gives_way(1.0, 4.0) && !gives_way(1.0, 1.0));
+}
+
+#[test]
 fn limits_that_changed_are_kept_to() {
     let mut two_at_most = terms(TierRule::Heat);
     two_at_most.copies_maximum = 2;
