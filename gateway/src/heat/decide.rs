@@ -48,6 +48,8 @@ pub struct Question<'a> {
     pub wish: Option<Raise>,
     /// Whether workers are to have it whatever heat says.
     pub pinned: bool,
+    /// Whether it is provisioned for writing: its holder answers all queries, and copies elsewhere none.
+    pub locked: bool,
     /// Since when heat is measured, ms since 1970.
     pub measured_since_ms: i64,
     /// Now, ms since 1970.
@@ -151,6 +153,7 @@ pub fn decide(question: &Question<'_>, settings: &HeatSettings) -> Decision {
         lower_below_s: copy_s * f64::from(settings.lower_percent) / 100.0,
         may_give_way: terms.tier == TierRule::Heat
             && settings.on
+            && !question.locked
             && wish.is_some_and(|wish| wish.by == RaisedBy::Heat)
             && stays(question, settings).is_none(),
         reasons: Vec::new(),
@@ -232,10 +235,13 @@ impl Decision {
         if question.pinned {
             self.because("it is pinned as well: those copies stay whatever heat says");
         }
+        if question.locked {
+            self.because("it is provisioned for writing: its holder answers, and heat waits for the release");
+        }
         if !settings.on {
             self.because("heat = \"off\": nothing is raised or lowered by itself");
         }
-        !settings.on
+        question.locked || !settings.on
     }
 
     /// Whether and how many copies demand asks for.

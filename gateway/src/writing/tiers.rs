@@ -232,12 +232,12 @@ impl Writing {
     /// `None`: the store does not have it, or it is being deleted.
     fn decided(&self, id: &SegmentId, look: &Look) -> Option<Decided> {
         let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
-        let (wish, pinned) = {
+        let (wish, pinned, locked) = {
             let ledger = self.state.ledger();
             if ledger.is_deleting(id) {
                 return None;
             }
-            (ledger.wish(id), ledger.pins(id).is_some())
+            (ledger.wish(id), ledger.pins(id).is_some(), ledger.lock(id).is_some())
         };
         let terms = self.rules.segments.terms(id.as_str(), Some(located.facts.mtime_ms), look.now_ms);
         let heat = self.routing.heat.of(id, look.now);
@@ -249,6 +249,7 @@ impl Writing {
             bytes_per_s: look.bytes_per_s,
             wish,
             pinned,
+            locked,
             measured_since_ms: look.measured_since_ms,
             now_ms: look.now_ms,
         };

@@ -29,6 +29,7 @@ fn question(terms: &Terms, queries: f64) -> Question<'_> {
         bytes_per_s: Some(100e6),
         wish: None,
         pinned: false,
+        locked: false,
         measured_since_ms: 0,
         now_ms: NOW,
     }
@@ -142,6 +143,9 @@ fn rules_and_people_win_over_heat() {
     assert_eq!(decided(&lowered(Some(NOW + 1))), Action::Keep);
     assert_eq!(decided(&lowered(Some(NOW))), Action::Forget);
     assert_eq!(decided(&lowered(None)), Action::Keep);
+    let locked = Question { locked: true, ..busy(&heat) };
+    assert_eq!(decided(&locked), Action::Keep, "copies would answer nothing");
+    assert_eq!(decided(&Question { wish: by_heat(1, 0), heat: Reading::default(), ..locked }), Action::Keep);
     let off = HeatSettings { on: false, ..settings() };
     assert_eq!(decide(&busy(&heat), &off).action, Action::Keep);
     assert_eq!(decide(&Question { wish: by_heat(2, 0), ..question(&heat, 0.0) }, &off).action, Action::Keep);
