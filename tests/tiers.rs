@@ -103,15 +103,13 @@ fn raised_and_lowered_by_demand() {
     segments::from_sql(root.path(), "busy001", SQL);
     segments::from_sql(root.path(), "idle001", SQL);
     let store = url(root.path());
-    let config = "heat_half_life = \"3s\"\nheat_horizon = \"1m\"\nheat_queries_min = 3\nheat_interval = \"100ms\"\n\
+    let config = "heat_half_life = \"10s\"\nheat_horizon = \"1m\"\nheat_queries_min = 3\nheat_interval = \"100ms\"\n\
                   heat_stay_min = \"0s\"\n";
     let mut gateway = gateway(&store, dir.path(), config);
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    eventually("the segments are known", LIMIT, || {
-        (api.get("/v1/segments/busy001").status == 200).then_some(())
-    });
+    good(&post(api, "/v1/discovery", &json!({})));
     assert_eq!(api.query("idle001", "select count(*) from t").worker, "cold-1");
     assert_eq!(api.query("busy001", WORK).worker, "cold-1");
     let asleep = tier(api, "busy001");
@@ -164,9 +162,7 @@ fn people_win() {
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    eventually("the segment is known", LIMIT, || {
-        (api.get("/v1/segments/seg001").status == 200).then_some(())
-    });
+    good(&post(api, "/v1/discovery", &json!({})));
     good(&post(api, &of("seg001", "lower"), &json!({})));
     for _ in 0..20 {
         assert_eq!(api.query("seg001", WORK).worker, "cold-1");
@@ -177,7 +173,9 @@ fn people_win() {
     {
         assert!(explained.contains(text), "{text:?} is not in\n{explained}");
     }
-    assert!(tier(api, "seg001")["queries"].as_f64() >= Some(19.0), "it is hot all the same");
+    eventually("it is hot all the same", LIMIT, || {
+        (tier(api, "seg001")["queries"].as_f64() >= Some(19.0)).then_some(())
+    });
     good(&post(api, &of("seg001", "raise"), &json!({})));
     let raised = tier(api, "seg001");
     assert_eq!((&raised["raised_by"], &raised["copies"]), (&json!("hand"), &json!(1)), "{raised}");
@@ -201,9 +199,7 @@ fn cold_range() {
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    eventually("the segments are known", LIMIT, || {
-        (api.get("/v1/segments/new001").status == 200).then_some(())
-    });
+    good(&post(api, "/v1/discovery", &json!({})));
     for (segment, rule) in [("arc001", "archive"), ("arc999", "archive"), ("old001", "aged")] {
         let refusal = post(api, &of(segment, "provision"), &json!({}));
         assert_eq!(refused(&refusal), (409, "cold_range".into()), "{segment}");

@@ -454,8 +454,14 @@ fn samples_parse_as_they_are_and_with_every_default_in() {
         let sample = render::sample::<R>();
         std::fs::write(&path, &sample).expect("a file");
         assert_eq!(check_file::<R>(&path), []);
+        let (keys, tables) = sample.split_once("\n#[[").unwrap_or((&sample, ""));
+        let tables: Vec<_> = tables.lines().map(|line| line.trim_start_matches('#')).collect();
+        if !tables.is_empty() {
+            std::fs::write(&path, format!("[[{}", tables.join("\n"))).expect("a file");
+            assert_eq!(check_file::<R>(&path), [], "the examples");
+        }
         // What has a default, and what must be given: all but the examples of keys that are not set.
-        let lines = sample.lines().filter(|line| !line.ends_with("# not set by default"));
+        let lines = keys.lines().filter(|line| !line.ends_with("# not set by default"));
         let uncommented: Vec<_> = lines
             .map(|line| match line.strip_prefix('#') {
                 Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,

@@ -63,7 +63,7 @@ keys! {
         /// The most asked ones are kept. With fewer, the heat of others is known less exactly.
         heat_segments_max: Count<64, { 1 << 24 }> = "65536",
         /// After `segment lower`, neither heat nor a rule raises the segment for so long.
-        lowered_for: Span<0, { 365 * DAY }> = "1h",
+        lowered_for: Span<0, { 30 * DAY }> = "1h",
     }
 }
 
@@ -115,7 +115,7 @@ keys! {
         /// In TOML best between single quotes, which leave backslashes alone.
         pattern: Option<Pattern>,
         /// Segments that were modified in the store so long ago, or longer.
-        older_than: Option<Span<{ SECOND }, { 36_500 * DAY }>>,
+        older_than: Option<Span<{ SECOND }, { 36_525 * DAY }>>,
         /// Who decides whether they have hot copies: nobody (cold), the rule (hot), demand (heat), people.
         ///
         /// cold: never any, and they cannot be provisioned for writing. hot: always some. heat: by demand

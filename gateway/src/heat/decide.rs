@@ -25,6 +25,8 @@ const HOT_S: f64 = 0.001;
 /// What is hot saves this part of a cold answer's time at least: where both take about as long, a difference
 /// that comes and goes must not lower what is asked all the time.
 const SAVED_PART: f64 = 0.5;
+/// Where room is short a segment gives way to one that is worth more than so many times as much.
+const GIVES_WAY_FACTOR: f64 = 4.0;
 /// A copy that is one of several goes when those that stay would have at most this part of the rate for which
 /// one more is made.
 const FEWER_PART: f64 = 0.5;
@@ -46,6 +48,8 @@ pub struct Question<'a> {
     pub wish: Option<Raise>,
     /// Whether workers are to have it whatever heat says.
     pub pinned: bool,
+    /// Whether it is provisioned for writing: its holder answers all queries, and copies elsewhere none.
+    pub locked: bool,
     /// Since when heat is measured, ms since 1970.
     pub measured_since_ms: i64,
     /// Now, ms since 1970.
@@ -88,6 +92,8 @@ pub struct Decision {
     pub saved_s: f64,
     /// It is lowered when less is saved than this.
     pub lower_below_s: f64,
+    /// Whether it is heat's alone and has had its stay: it may give way where room is short.
+    pub may_give_way: bool,
     /// Why, in sentences without an end.
     pub reasons: Vec<String>,
 }
@@ -97,6 +103,20 @@ impl Decision {
     pub fn worth(&self, size: u64) -> f64 {
         self.saved_s / (size.max(1) as f64 * f64::from(self.copies_then.max(1)))
     }
+
+    /// Turns it into the decision to give way to another segment.
+    pub fn give_way(&mut self, other: &str) {
+        self.because(format!(
+            "room is short, and {other} saves more than {GIVES_WAY_FACTOR} times as much for each byte: it gives way"
+        ));
+        self.act(Action::Forget, 0);
+    }
+}
+
+/// Whether what is worth `worth` gives way to what is worth `other`: not for a small difference, or the two
+/// would take turns.
+pub fn gives_way(worth: f64, other: f64) -> bool {
+    worth * GIVES_WAY_FACTOR < other
 }
 
 /// Decides.
@@ -131,6 +151,11 @@ pub fn decide(question: &Question<'_>, settings: &HeatSettings) -> Decision {
         copy_is_measured: speed.is_some(),
         saved_s: saves(rate),
         lower_below_s: copy_s * f64::from(settings.lower_percent) / 100.0,
+        may_give_way: terms.tier == TierRule::Heat
+            && settings.on
+            && !question.locked
+            && wish.is_some_and(|wish| wish.by == RaisedBy::Heat)
+            && stays(question, settings).is_none(),
         reasons: Vec::new(),
     };
     if !decision.is_settled(question, settings) {
@@ -210,10 +235,13 @@ impl Decision {
         if question.pinned {
             self.because("it is pinned as well: those copies stay whatever heat says");
         }
+        if question.locked {
+            self.because("it is provisioned for writing: its holder answers, and heat waits for the release");
+        }
         if !settings.on {
             self.because("heat = \"off\": nothing is raised or lowered by itself");
         }
-        !settings.on
+        question.locked || !settings.on
     }
 
     /// Whether and how many copies demand asks for.

@@ -229,11 +229,15 @@ impl State {
                 Entry::Raise(id, _) | Entry::Pins(id, _) | Entry::Tombstone(id, _) => Some(id.clone()),
                 _ => None,
             });
-            self.note_moved(wished.collect());
+            let moved = wished.collect();
             let mut ledger = self.ledger.write();
             for entry in entries {
                 ledger.apply(entry);
             }
+            drop(ledger);
+            // Not before it can be seen: who looks in between would take the old for the new, and never
+            // look again.
+            self.note_moved(moved);
         }
         Ok(answer)
     }

@@ -13,7 +13,7 @@ use crate::{
     copies::Trial,
     heat::{
         Averages, Reading,
-        decide::{Action, Decision, Question, decide},
+        decide::{Action, Decision, Question, decide, gives_way},
     },
     registry::{
         catalog::{Located, Lookup},
@@ -60,33 +60,37 @@ impl Writing {
             this.routing.copies.follow_age();
             this.changes()
         });
-        let changes = match looked.await {
-            Ok(changes) => changes,
+        let (changes, gone) = match looked.await {
+            Ok(found) => found,
             Err(error) => return tracing::error!(%error, "tiers could not be looked at"),
         };
-        if !changes.is_empty()
-            && let Err(error) = self.carry_out(changes).await
+        if !(changes.is_empty() && gone.is_empty())
+            && let Err(error) = self.carry_out(changes, gone).await
         {
             tracing::error!(%error, "what heat decided could not be written down; the next look tries again");
         }
     }
 
-    /// What is to be changed now.
-    fn changes(&self) -> Vec<Decided> {
+    /// What is to be changed now; and heat's wishes for segments that the store has not any more.
+    fn changes(&self) -> (Vec<Decided>, Vec<(SegmentId, Raise)>) {
+        let mut gone = Vec::new();
         let look = self.look_at_tiers();
-        let mut lowered: Vec<Decided> = Vec::new();
-        let mut raised: Vec<Decided> = Vec::new();
+        let (mut lowered, mut raised, mut staying) = (Vec::new(), Vec::new(), Vec::new());
         let mut by_heat = 0;
         let wishes: Vec<(SegmentId, Raise)> =
             self.state.ledger().wishes().map(|(id, raise)| (id.clone(), raise)).collect();
         for (id, wish) in wishes {
             by_heat += usize::from(wish.by == RaisedBy::Heat);
-            if let Some(decided) = self.decided(&id, &look) {
-                match decided.decision.action {
-                    Action::Keep => {}
-                    _ if decided.decision.copies_then < decided.decision.copies_now => lowered.push(decided),
-                    _ => raised.push(decided),
-                }
+            let Some(decided) = self.decided(&id, &look) else {
+                let is_gone = wish.by == RaisedBy::Heat && self.state.catalog().lookup(&id) == Lookup::Absent;
+                gone.extend(is_gone.then_some((id, wish)));
+                continue;
+            };
+            match decided.decision.action {
+                Action::Keep if decided.decision.may_give_way => staying.push(decided),
+                Action::Keep => {}
+                _ if decided.decision.copies_then < decided.decision.copies_now => lowered.push(decided),
+                _ => raised.push(decided),
             }
         }
         let settings = &self.rules.heat;
@@ -103,7 +107,10 @@ impl Writing {
         // The coldest go first, and what saves most for its room comes first.
         let worth = |decided: &Decided| decided.decision.worth(decided.located.facts.size);
         lowered.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
-        lowered.truncate(by_heat / LOWERED_PART + 1);
+        staying.sort_by(|a, b| worth(a).total_cmp(&worth(b)));
+        staying.truncate(CHANGES_MAX);
+        let lowered_max = by_heat / LOWERED_PART + 1;
+        lowered.truncate(lowered_max);
         raised.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
         raised.truncate(CHANGES_MAX);
         if !raised.is_empty() {
@@ -111,18 +118,28 @@ impl Writing {
             for decided in &lowered {
                 trial.take_away(&decided.id);
             }
-            raised.retain_mut(|decided| decided.has_room(&mut trial));
+            raised.retain_mut(|decided| {
+                decided.has_room(&mut trial)
+                    || (lowered.len() < lowered_max
+                        && make_room(decided, &mut staying, &mut trial).is_some_and(|gone| {
+                            lowered.push(gone);
+                            true
+                        }))
+            });
         }
         lowered.append(&mut raised);
-        lowered
+        (lowered, gone)
     }
 
     /// Writes decisions down, each only if nobody has wished for something else meanwhile.
-    async fn carry_out(&self, changes: Vec<Decided>) -> Result<(), ApiError> {
+    async fn carry_out(&self, changes: Vec<Decided>, gone: Vec<(SegmentId, Raise)>) -> Result<(), ApiError> {
         let now_ms = (self.clock)();
         let done = self
             .amend(move |ledger, _| {
-                let (mut entries, mut done) = (Vec::new(), Vec::new());
+                let still = |(id, wish): &(SegmentId, Raise)| ledger.wish(id) == Some(*wish);
+                let gone = gone.into_iter().filter(still);
+                let mut entries: Vec<Entry> = gone.map(|(id, _)| Entry::Raise(id, None)).collect();
+                let mut done = Vec::new();
                 for change in changes {
                     if ledger.wish(&change.id) != change.wish || ledger.is_deleting(&change.id) {
                         continue;
@@ -215,12 +232,12 @@ impl Writing {
     /// `None`: the store does not have it, or it is being deleted.
     fn decided(&self, id: &SegmentId, look: &Look) -> Option<Decided> {
         let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
-        let (wish, pinned) = {
+        let (wish, pinned, locked) = {
             let ledger = self.state.ledger();
             if ledger.is_deleting(id) {
                 return None;
             }
-            (ledger.wish(id), ledger.pins(id).is_some())
+            (ledger.wish(id), ledger.pins(id).is_some(), ledger.lock(id).is_some())
         };
         let terms = self.rules.segments.terms(id.as_str(), Some(located.facts.mtime_ms), look.now_ms);
         let heat = self.routing.heat.of(id, look.now);
@@ -232,6 +249,7 @@ impl Writing {
             bytes_per_s: look.bytes_per_s,
             wish,
             pinned,
+            locked,
             measured_since_ms: look.measured_since_ms,
             now_ms: look.now_ms,
         };
@@ -246,7 +264,10 @@ impl Writing {
         let mut reasons = decision.reasons.clone();
         let action = match (decision.copies_now, decision.copies_then) {
             (now, then) if then > now && !room => {
-                reasons.push("but no hot worker has room for it: nothing is done".into());
+                reasons.push(
+                    "but no hot worker has room for it: nothing is done unless something colder gives way"
+                        .into(),
+                );
                 TierAction::None
             }
             (0, then) if then > 0 => TierAction::Raise,
@@ -285,6 +306,23 @@ impl Writing {
             would_go: places.iter().map(|worker| worker.to_string()).collect(),
         }
     }
+}
+
+/// The coldest of `staying` that gives way to `decided`, which has room then. Who gives way is as large at
+/// least, so it makes room by itself.
+fn make_room(decided: &mut Decided, staying: &mut Vec<Decided>, trial: &mut Trial) -> Option<Decided> {
+    let size = decided.located.facts.size;
+    let worth = decided.decision.worth(size);
+    let coldest = staying.iter().position(|other| {
+        let other_size = other.located.facts.size;
+        other_size >= size && gives_way(other.decision.worth(other_size), worth)
+    })?;
+    trial.take_away(&staying[coldest].id);
+    let has_room = decided.has_room(trial);
+    // In either case it is not tried again: what it holds lies where nothing may be put.
+    let mut other = staying.remove(coldest);
+    other.decision.give_way(decided.id.as_str());
+    has_room.then_some(other)
 }
 
 impl Decided {

@@ -29,6 +29,7 @@ fn question(terms: &Terms, queries: f64) -> Question<'_> {
         bytes_per_s: Some(100e6),
         wish: None,
         pinned: false,
+        locked: false,
         measured_since_ms: 0,
         now_ms: NOW,
     }
@@ -142,9 +143,24 @@ fn rules_and_people_win_over_heat() {
     assert_eq!(decided(&lowered(Some(NOW + 1))), Action::Keep);
     assert_eq!(decided(&lowered(Some(NOW))), Action::Forget);
     assert_eq!(decided(&lowered(None)), Action::Keep);
+    let locked = Question { locked: true, ..busy(&heat) };
+    assert_eq!(decided(&locked), Action::Keep, "copies would answer nothing");
+    assert_eq!(decided(&Question { wish: by_heat(1, 0), heat: Reading::default(), ..locked }), Action::Keep);
     let off = HeatSettings { on: false, ..settings() };
     assert_eq!(decide(&busy(&heat), &off).action, Action::Keep);
     assert_eq!(decide(&Question { wish: by_heat(2, 0), ..question(&heat, 0.0) }, &off).action, Action::Keep);
+}
+
+#[test]
+fn only_what_is_heats_gives_way_and_only_after_its_stay() {
+    let heat = terms(TierRule::Heat);
+    let may = |wish| decide(&Question { wish, ..question(&heat, 50.0) }, &settings()).may_give_way;
+    assert!(may(by_heat(1, 0)) && !may(by_heat(1, NOW)) && !may(wish(1, RaisedBy::Hand, 0)) && !may(None));
+    let mut decision = decide(&Question { wish: by_heat(1, 0), ..question(&heat, 50.0) }, &settings());
+    assert_eq!(decision.action, Action::Keep);
+    decision.give_way("other");
+    assert_eq!((decision.action, decision.copies_then), (Action::Forget, 0));
+    assert!(gives_way(1.0, 4.1) && !gives_way(1.0, 4.0) && !gives_way(1.0, 1.0));
 }
 
 #[test]

@@ -371,3 +371,52 @@ fn sled_keeps_the_ledger_beside_the_catalog() {
     assert_eq!(again.checksum(&id(1)), Ok(Some(checksum)));
     assert!(amend(&again, |_| Vec::new()).expect("disk") > token);
 }
+
+/// Whoever looks after what moved, while it is being changed, sees each change in the end: it is not told
+/// before it can be seen.
+#[test]
+fn what_moved_is_told_when_it_can_be_seen() {
+    let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("memory opens");
+    let placed = parking_lot::Mutex::new(false);
+    let look = || {
+        let mut placed = placed.lock();
+        for moved in state.take_moved() {
+            *placed = state.ledger().raise(&moved).is_some();
+        }
+        *placed
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                look();
+            }
+        });
+        for n in 0..20_000 {
+            let wish = (n % 2 == 0).then(|| Raise::by_hand(1, 1));
+            amend(&state, |_| vec![Entry::Raise(id(1), wish)]).expect("memory");
+            let seen = look();
+            if seen != wish.is_some() {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("after {n} changes one was not seen");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn wishes_of_before_are_read_and_those_of_now_by_programs_of_before() {
+    #[derive(serde::Deserialize)]
+    struct Before {
+        copies: u32,
+    }
+    let old: Raise = serde_json::from_str(r#"{"copies":2}"#).expect("an old row");
+    assert_eq!(old, Raise { since_ms: 0, ..Raise::by_hand(2, 0) });
+    for (copies, by) in [(3, RaisedBy::Heat), (0, RaisedBy::Hand)] {
+        let now = Raise { copies, by, since_ms: 7, until_ms: Some(9) };
+        let row = serde_json::to_string(&now).expect("JSON");
+        assert_eq!(serde_json::from_str::<Raise>(&row).expect("its own row"), now);
+        assert_eq!(serde_json::from_str::<Before>(&row).expect("what it knows").copies, copies);
+    }
+}

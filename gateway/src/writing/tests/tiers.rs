@@ -3,7 +3,11 @@
 use super::*;
 use crate::{
     heat::AnsweredFrom,
-    registry::ledger::RaisedBy,
+    registry::{
+        RegistryError,
+        ledger::{Entry, Raise, RaisedBy},
+        state::Amendment,
+    },
     rules::{Rule, TierRule},
     segment::SegmentId,
 };
@@ -16,6 +20,7 @@ fn id(text: &str) -> SegmentId {
 fn quiet(settings: &mut Settings) {
     settings.heat.interval = Duration::from_secs(3600);
     settings.heat.stay_min = Duration::ZERO;
+    settings.heat.half_life = Duration::from_secs(600);
 }
 
 /// So many slow answers from the store.
@@ -70,6 +75,18 @@ async fn demand_raises_is_written_down_and_outlives_the_gateway() {
 }
 
 #[tokio::test]
+async fn what_the_store_has_not_any_more_is_not_wished_for() {
+    let home = Home::with(1, quiet).await;
+    ask(&home, "1001", 20);
+    look(&home).await;
+    assert_eq!(wish(&home, "1001"), Some((1, RaisedBy::Heat)));
+    home.store.delete("/1/1001.sqlite", 9000);
+    home.send("POST", "/v1/discovery?full=true", json!({})).await;
+    look(&home).await;
+    assert_eq!(wish(&home, "1001"), None);
+}
+
+#[tokio::test]
 async fn nothing_is_raised_without_room() {
     let home = Home::with(1, quiet).await;
     home.beat(&home.workers[0], HotReport { quota_bytes: 15, ..HotReport::default() }).await;
@@ -83,6 +100,32 @@ async fn nothing_is_raised_without_room() {
     let why = tier(&home, other).await;
     assert_eq!(why["action"], "none", "{why}");
     assert!(why["reasons"].to_string().contains("no hot worker has room"), "{why}");
+}
+
+#[tokio::test]
+async fn what_is_colder_gives_way() {
+    let home = Home::with(1, quiet).await;
+    // Raised long ago, and measured since long ago.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    tokio::time::resume();
+    home.beat(&home.workers[0], HotReport { quota_bytes: 15, ..HotReport::default() }).await;
+    let old = Raise { copies: 1, by: RaisedBy::Heat, since_ms: 1, until_ms: None };
+    let core = home.gateway.core();
+    core.state
+        .amend(|_, _| {
+            Ok::<_, RegistryError>(Amendment::ledger(vec![Entry::Raise(id("1001"), Some(old))], ()))
+        })
+        .expect("written");
+    core.writing.place_copies().await;
+    ask(&home, "1001", 100);
+    ask(&home, "1002", 300);
+    look(&home).await;
+    assert_eq!(wish(&home, "1001"), Some((1, RaisedBy::Heat)), "three times as much is not enough");
+    ask(&home, "1002", 300);
+    look(&home).await;
+    assert_eq!((wish(&home, "1001"), wish(&home, "1002")), (None, Some((1, RaisedBy::Heat))));
+    assert_eq!(tier(&home, "1002").await["assigned"], json!(["h0"]));
 }
 
 #[tokio::test]
