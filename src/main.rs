@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Query(args) => cli::query::run(args),
         Command::Segment(args) => cli::segment::run(args),
         Command::Schema(args) => cli::schema::run(args),
+        Command::Tiers(args) => cli::tiers::run(args),
         Command::Mount(args) => cli::mount::run(args),
         Command::MountHelper { arguments } => return cli::mount_helper::run(arguments.into_iter()),
         Command::Unmount(args) => cli::unmount::run(args),

@@ -38,6 +38,7 @@ mod query_faults;
 mod registry;
 mod selftest;
 mod store_contract;
+mod tiers;
 mod trough;
 mod trough_manager;
 mod trough_migration;
@@ -45,8 +46,9 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 32] = [
+const TESTS: [&[registry::Test]; 33] = [
     life::TESTS,
+    tiers::TESTS,
     trough::TESTS,
     trough_manager::TESTS,
     trough_migration::TESTS,

@@ -15,7 +15,8 @@ use crate::{
 };
 
 tests! {
-    [] provisioned, promoted, schemas, schemas_refused, deleted, methods, write_urls, in_roles_of_their_own;
+    [] provisioned, promoted, schemas, schemas_refused, cold_range, deleted, methods, write_urls,
+       in_roles_of_their_own;
 }
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -162,6 +163,24 @@ fn schemas_refused() {
         page(&put(body), 500, ".");
     }
     assert_eq!(ports.manage("GET", "/schema", "").text(), "[\"default\"]", "nothing was stored");
+}
+
+/// By a rule of the gateway's, as `config from-trough` writes it.
+fn cold_range() {
+    let (root, dir) = (store(&["1001", "700001"]), scratch());
+    let file = dir.path().join("serve.toml");
+    let rule = "[[rule]]\npattern = '[1-5][0-9]{5}|[1-9][0-9]{0,4}|0'\ntier = 'cold'\n";
+    std::fs::write(&file, rule).expect("a file");
+    let trough = Trough::with(root.path(), &["--config", &file.display().to_string()]);
+    let ports = &trough.ports;
+    let why = "cannot provision segment 1001 for writing because that segment id is in the read-only cold \
+               storage range";
+    let refused = ports.provision(r#"{"segment": "1001"}"#);
+    assert_eq!(refused.whole(), (400, "application/json", format!("{{\"error\":\"{why}\"}}\n").as_str()));
+    page(&ports.manage("POST", "/", "1001"), 500, why);
+    assert_eq!(ports.rows("1001", "select count(*) as n from t"), "[{\"n\":7}]\n", "it is read all the same");
+    assert_eq!(ports.write("1001", "delete from t").status, 500);
+    assert_eq!(ports.provision(r#"{"segment": "700001"}"#).status, 200);
 }
 
 fn deleted() {

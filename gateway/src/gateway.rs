@@ -27,6 +27,7 @@ use crate::{
         owner::{Claim, claim},
         system_clock,
     },
+    heat::Heat,
     metrics::Metrics,
     registry::{
         Meta, Registry, RegistryError,
@@ -34,6 +35,7 @@ use crate::{
         state::{Change, State},
     },
     routing::{Routing, workers::Workers},
+    rules::Rules as SegmentRules,
     settings::Settings,
     store::{SegmentStore, StoreFailure},
     trough,
@@ -78,6 +80,7 @@ pub(crate) struct Core {
     pub(crate) discovery: Arc<Discovery>,
     pub(crate) routing: Arc<Routing>,
     pub(crate) writing: Arc<Writing>,
+    pub(crate) rules: Arc<SegmentRules>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: AtomicBool,
 }
@@ -120,11 +123,9 @@ impl Gateway {
         own(&settings, &*store, &state).await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
         let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
-        let rules = CopyRules {
-            minimum: settings.copies_minimum,
-            grace: settings.copies_grace,
-            zones: settings.zones.clone(),
-        };
+        let segment_rules = Arc::new(segment_rules(&settings)?);
+        let rules =
+            CopyRules { rules: segment_rules.clone(), grace: settings.copies_grace, clock: clock.clone() };
         let routing = Routing::new(
             Workers::new(settings.lease_ttl, Instant::now().into_std()),
             Arc::new(Copies::new(state.clone(), rules)),
@@ -135,13 +136,15 @@ impl Gateway {
             settings.secret.as_deref(),
         )
         .map_err(StartError::Setting)?;
-        let routing = Arc::new(routing);
+        let (known, half_life) = (settings.heat.segments_max, settings.heat.half_life);
+        let heat = Heat::new(known, half_life, Instant::now().into_std());
+        let routing = Arc::new(routing.measure_with(heat));
         let store_url = store.url();
         let rules = Rules {
             copy_max: settings.copy_max,
             foreign: settings.foreign_generation,
-            copies_minimum: settings.copies_minimum,
-            copies_maximum: settings.copies_maximum,
+            segments: segment_rules.clone(),
+            heat: settings.heat.clone(),
         };
         let writing =
             Arc::new(Writing::new(state.clone(), store.clone(), routing.clone(), clock.clone(), rules));
@@ -153,9 +156,15 @@ impl Gateway {
             settings.full_pass_interval,
             stopped.clone(),
         );
-        let upkeep =
-            upkeep(state.clone(), writing.clone(), discovery.clone(), settings.lease_ttl / 3, stopped);
-        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep)];
+        let upkeep = upkeep(
+            state.clone(),
+            writing.clone(),
+            discovery.clone(),
+            settings.lease_ttl / 3,
+            stopped.clone(),
+        );
+        let tiers = tiers(writing.clone(), segment_rules.clone(), settings.heat.interval, stopped);
+        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep), tokio::spawn(tiers)];
         let meta = state.meta();
         tracing::info!(
             store = store_url,
@@ -172,6 +181,7 @@ impl Gateway {
             discovery,
             routing,
             writing,
+            rules: segment_rules,
             metrics,
             stopping: AtomicBool::new(false),
         };
@@ -265,6 +275,30 @@ async fn upkeep(
     }
 }
 
+/// Every so often all segments are looked at for rules about age; otherwise only what changed.
+const AGES_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks at rules and heat, again and again.
+async fn tiers(
+    writing: Arc<Writing>,
+    rules: Arc<SegmentRules>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut all_looked_at = Instant::now();
+    while !*stop.borrow_and_update() {
+        let all = rules.depend_on_age() && all_looked_at.elapsed() >= AGES_EVERY;
+        if all {
+            all_looked_at = Instant::now();
+        }
+        writing.follow_tiers(all).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            changed = stop.changed() => if changed.is_err() { break },
+        }
+    }
+}
+
 fn check(settings: &Settings) -> Result<(), StartError> {
     let wrong = |text: &str| Err(StartError::Setting(text.to_owned()));
     if settings.lease_ttl.as_secs() < 1 {
@@ -275,6 +309,19 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     }
     if settings.copies_minimum == 0 || settings.copies_maximum < settings.copies_minimum {
         return wrong("copies_minimum must be at least 1, and copies_maximum not below it");
+    }
+    let heat = &settings.heat;
+    if heat.half_life.is_zero()
+        || heat.interval.is_zero()
+        || heat.segments_max == 0
+        || heat.rate_per_copy == 0
+    {
+        return wrong(
+            "heat's half-life, interval, number of segments and rate for each copy must be more than 0",
+        );
+    }
+    if heat.lower_percent >= 100 {
+        return wrong("heat_lower_percent must be less than 100, or segments go up and down");
     }
     if settings.copy_max.is_zero() || settings.write_bytes_max == 0 {
         return wrong("limits of 0 let nothing be written");
@@ -287,6 +334,16 @@ fn check(settings: &Settings) -> Result<(), StartError> {
         return wrong("the cluster secret is empty: leave it out, or set one");
     }
     Ok(())
+}
+
+/// The rules, checked: the configuration has done so before, but a gateway may be started by other code.
+fn segment_rules(settings: &Settings) -> Result<SegmentRules, StartError> {
+    SegmentRules::new(settings.rules.clone(), settings.copies_minimum, settings.copies_maximum).map_err(
+        |mistakes| {
+            let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            StartError::Setting(told.join("; "))
+        },
+    )
 }
 
 fn new_meta() -> Meta {

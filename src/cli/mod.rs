@@ -26,6 +26,7 @@ pub mod schema;
 pub mod segment;
 pub mod serve;
 mod table;
+pub mod tiers;
 pub mod unmount;
 pub mod version;
 pub mod worker;
@@ -60,6 +61,8 @@ pub enum Command {
     Segment(segment::Args),
     /// Register what new segments look like
     Schema(schema::Args),
+    /// See which segments are hot, by which rules, and why
+    Tiers(tiers::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
     /// What /sbin/mount.springhouse is: mount for /etc/fstab
@@ -93,6 +96,7 @@ impl Command {
             Self::Query(_) => "query",
             Self::Segment(_) => "segment",
             Self::Schema(_) => "schema",
+            Self::Tiers(_) => "tiers",
             Self::Mount(_) => "mount",
             Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",

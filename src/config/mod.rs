@@ -19,6 +19,7 @@ pub mod roles;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
 pub mod trough;
 pub mod value;
 

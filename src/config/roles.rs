@@ -6,6 +6,7 @@ use super::{
         WorkerKeys, WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
+    tiers::{RuleList, TierKeys},
     trough::TroughKeys,
 };
 
@@ -60,12 +61,16 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
         /// For Trough's clients.
         trough: TroughKeys,
         /// How workers prove themselves.
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 
@@ -78,6 +83,8 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
         /// For Trough's clients.
         trough: TroughKeys,
         /// What kind of worker.
@@ -92,6 +99,8 @@ role! {
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 

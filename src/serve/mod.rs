@@ -44,6 +44,7 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
     let store_url = &config.store.store;
     let data_path = config.gateway.data_dir(store_url, environment_path)?;
     let gateway_settings = config.gateway.settings(&data_path, secret.as_ref())?;
+    let gateway_settings = config.tiers.complete(&config.rules, gateway_settings);
     let listener = http::bind(config.gateway.listen, "--listen").await?;
     let address = http::local_address(&listener)?;
     let trough = trough::Ports::bind(&config.trough).await?;
@@ -102,6 +103,7 @@ pub async fn gateway(config: roles::Gateway) -> Result<(), Failure> {
     let store_url = &config.store.store;
     let data_path = config.gateway.data_dir(store_url, environment_path)?;
     let settings = config.gateway.settings(&data_path, secret.as_ref())?;
+    let settings = config.tiers.complete(&config.rules, settings);
     let listener = http::bind(config.gateway.listen, "--listen").await?;
     let address = http::local_address(&listener)?;
     let trough = trough::Ports::bind(&config.trough).await?;

@@ -44,6 +44,8 @@ pub enum ErrorCode {
     Locked,
     /// There are writes that were not promoted.
     Unpromoted,
+    /// A rule says that the segment never has hot copies, so it cannot be written or raised.
+    ColdRange,
     /// No hot worker has room for it.
     NoRoom,
     /// No such schema.
@@ -95,6 +97,7 @@ impl ErrorCode {
             | Self::Fenced
             | Self::NotProvisioned
             | Self::Locked
+            | Self::ColdRange
             | Self::Unpromoted => (S::CONFLICT, false),
             Self::RequestTooLarge => (S::PAYLOAD_TOO_LARGE, false),
             Self::RowLimit | Self::ByteLimit | Self::MemoryLimit | Self::SegmentCorrupt => {

@@ -13,6 +13,8 @@ mod segments;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tier_types;
+mod tiers;
 pub mod types;
 mod unread;
 pub(crate) mod workers;

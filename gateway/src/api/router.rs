@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     copies,
     error::{ApiError, ErrorCode},
-    health, schemas, segments, workers, writes,
+    health, schemas, segments, tiers, workers, writes,
 };
 use crate::gateway::Core;
 
@@ -36,6 +36,9 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/segments/{id}/lower", post(copies::lower))
         .route("/v1/segments/{id}/pin/{worker}", put(copies::pin).delete(copies::unpin))
         .route("/v1/locks", get(writes::locks))
+        .route("/v1/rules", get(tiers::rules))
+        .route("/v1/tiers", get(tiers::list))
+        .route("/v1/segments/{id}/tier", get(tiers::explain))
         .route("/v1/schemas", get(schemas::list))
         .route("/v1/schemas/{name}", get(schemas::get).put(schemas::put))
         .route("/v1/schemas/{name}/versions", get(schemas::versions))

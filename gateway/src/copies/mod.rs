@@ -9,6 +9,7 @@ mod desk;
 mod manifests;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,7 +19,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::{assign::Planner, desk::Desks, manifests::Manifests};
+pub use self::assign::Trial;
+use self::{assign::Planner, desk::Desks, manifests::Manifests, tiers::Kept};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -27,8 +29,11 @@ use crate::{
     },
     registry::{
         catalog::{Located, Lookup},
+        ledger::Raise,
+        packed::Facts,
         state::State,
     },
+    rules::{Rules, Terms, TierRule},
     segment::SegmentId,
     store::Generation,
 };
@@ -45,14 +50,14 @@ pub struct HotWorker {
 }
 
 /// How many copies there shall be, and where they may be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CopyRules {
-    /// A copy is given up only with so many other live ones.
-    pub minimum: u32,
+    /// Which segments may have copies, and how many.
+    pub rules: Arc<Rules>,
     /// For so long a worker that is silent keeps what it was given.
     pub grace: Duration,
-    /// Zone of each worker that has one.
-    pub zones: BTreeMap<String, String>,
+    /// The time of day, ms since 1970: rules know the age of segments.
+    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 /// Manifests and assignments of all hot workers.
@@ -64,6 +69,8 @@ pub struct Copies {
     rules: CopyRules,
     planner: Mutex<Planner>,
     inner: Mutex<Inner>,
+    /// What rules keep hot; taken after the planner's lock, and for moments by whoever places.
+    kept: Mutex<Kept>,
 }
 
 struct Inner {
@@ -89,7 +96,7 @@ impl Copies {
     pub fn new(state: Arc<State>, rules: CopyRules) -> Self {
         let first_version = state.meta().epoch << 32;
         let inner = Inner { manifests: Manifests::default(), desks: Desks::new(first_version) };
-        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner) }
+        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner), kept: Mutex::default() }
     }
 
     /// What a heartbeat of a hot worker is answered with: version of its assignment, and of its manifest
@@ -155,8 +162,12 @@ impl Copies {
         if manifests.copy(name, id).is_some_and(|entry| entry.unpromoted) {
             return false;
         }
-        let Some(raise) = ledger.raise(id) else { return true };
         let Lookup::Found(Located { facts, .. }) = self.state.catalog().lookup(id) else { return true };
+        let terms = self.terms_of(id, Some(&facts));
+        let copies = copies_of(ledger.wish(id), terms);
+        if copies == 0 {
+            return true;
+        }
         let serving = manifests.copies(id).filter(|(worker, entry)| {
             &***worker != name
                 && entry.state == CopyState::Available
@@ -166,7 +177,7 @@ impl Copies {
         let here = manifests.copy(name, id);
         let serves_here =
             here.is_some_and(|entry| matches!(entry.state, CopyState::Available | CopyState::Stale));
-        !serves_here || serving.count() >= self.rules.minimum.min(raise.copies) as usize
+        !serves_here || serving.count() >= terms.copies_minimum.min(copies) as usize
     }
 
     /// Something changed that may let workers give up their copies of `id`: a lock, a wish, a deletion.
@@ -260,7 +271,8 @@ impl Copies {
             }
         };
         if changes {
-            let wished: Vec<SegmentId> = self.state.ledger().wished().cloned().collect();
+            let mut wished: Vec<SegmentId> = self.state.ledger().wished().cloned().collect();
+            wished.extend(self.kept());
             planner.place_all(&wished, |id| self.wish(id), set);
         } else {
             for id in &moved {
@@ -285,19 +297,48 @@ impl Copies {
 
     /// What is wished for `id`, and where it lies; `None`: nothing, or it is not in the store.
     fn wish(&self, id: &SegmentId) -> Option<assign::Wished> {
-        let (copies, pins) = {
+        let (raise, pins) = {
             let ledger = self.state.ledger();
             if ledger.is_deleting(id) {
                 return None;
             }
-            let copies = ledger.raise(id).map_or(0, |raise| raise.copies as usize);
-            (copies, ledger.pins(id).cloned().unwrap_or_default())
+            (ledger.wish(id), ledger.pins(id).cloned().unwrap_or_default())
         };
-        if copies == 0 && pins.is_empty() {
+        let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
+        let terms = self.terms_of(id, Some(&located.facts));
+        let copies = copies_of(raise, terms) as usize;
+        if terms.tier == TierRule::Cold || (copies == 0 && pins.is_empty()) {
             return None;
         }
-        let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
         Some(assign::Wished { copies, pins, located })
+    }
+
+    /// What the rules say of `id` as it lies in the store.
+    pub fn terms(&self, id: &SegmentId) -> Terms {
+        match self.state.catalog().lookup(id) {
+            Lookup::Found(located) => self.terms_of(id, Some(&located.facts)).clone(),
+            _ => self.terms_of(id, None).clone(),
+        }
+    }
+
+    fn terms_of(&self, id: &SegmentId, facts: Option<&Facts>) -> &Terms {
+        self.rules.rules.terms(id.as_str(), facts.map(|facts| facts.mtime_ms), (self.rules.clock)())
+    }
+
+    /// Hot copies that `id` shall have; 0: none but where it is pinned.
+    pub fn wished_copies(&self, id: &SegmentId) -> u32 {
+        let wish = self.state.ledger().wish(id);
+        copies_of(wish, &self.terms(id))
+    }
+}
+
+/// Hot copies that a segment shall have: by somebody's wish, by heat's, or because a rule keeps it hot.
+fn copies_of(wish: Option<Raise>, terms: &Terms) -> u32 {
+    match (terms.tier, wish) {
+        (TierRule::Cold, _) => 0,
+        (_, Some(wish)) => terms.clamp(wish.copies),
+        (TierRule::Hot, None) => terms.copies_minimum,
+        (_, None) => 0,
     }
 }
 

@@ -315,7 +315,8 @@ impl State {
         ids.filter(|id| ledger.is_wished(id)).filter_map(|id| SegmentId::parse(id).ok()).collect()
     }
 
-    fn note_moved(&self, ids: Vec<SegmentId>) {
+    /// Placement has to look at these again.
+    pub fn note_moved(&self, ids: Vec<SegmentId>) {
         if !ids.is_empty() {
             self.moved.lock().extend(ids);
             self.moved_some.notify_one();

@@ -17,6 +17,7 @@ pub(crate) mod schemas;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod turns;
 
 use std::{
@@ -36,12 +37,14 @@ use crate::{
         hot::{LockInfo, LockState, Token},
     },
     discovery::Clock,
+    heat::HeatSettings,
     registry::{
         catalog::Lookup,
         ledger::{Ledger, Lock},
         state::{Amendment, State},
     },
     routing::{Routing, workers::Worker},
+    rules::{Rules as SegmentRules, Terms, TierRule},
     segment::SegmentId,
     settings::ForeignGeneration,
     store::{SegmentStore, StoreEntry, StoreFailure},
@@ -54,10 +57,10 @@ pub(crate) struct Rules {
     pub(crate) copy_max: Duration,
     /// What a promotion does with a generation that somebody else has put into the store.
     pub(crate) foreign: ForeignGeneration,
-    /// Hot copies of a raised segment that says nothing else.
-    pub(crate) copies_minimum: u32,
-    /// Most hot copies that may be asked for.
-    pub(crate) copies_maximum: u32,
+    /// Which segments may be raised and written.
+    pub(crate) segments: Arc<SegmentRules>,
+    /// When demand raises and lowers.
+    pub(crate) heat: HeatSettings,
 }
 
 /// Everything that changes segments.
@@ -273,6 +276,21 @@ fn suspended(id: &SegmentId, lock: &Lock) -> ApiError {
         ),
     )
     .retry_after_s(5)
+}
+
+/// What is in the cold range has no copies.
+fn cold_range(id: &SegmentId, terms: &Terms, what: &str) -> Result<(), ApiError> {
+    if terms.tier != TierRule::Cold {
+        return Ok(());
+    }
+    let rule = terms.source();
+    Err(ApiError::new(
+        ErrorCode::ColdRange,
+        format!(
+            "segment {id} is in the cold range ({rule} says tier = \"cold\"): it cannot be {what}; ask \
+             `springhouse tiers explain {id}`, or change the rule"
+        ),
+    ))
 }
 
 fn in_doubt(id: &SegmentId, damage: &str) -> ApiError {

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        tier_types::RaisedBy,
+    },
     segment::SegmentId,
     store::Generation,
 };
@@ -78,11 +81,28 @@ pub struct Tombstone {
     pub generation: Option<Generation>,
 }
 
-/// A segment that shall have hot copies.
+/// A wish about the hot copies of a segment. Rows of before had only `copies`, and programs of before read
+/// only that: to them all wishes are somebody's, and 0 copies none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raise {
-    /// How many, at least 1.
+    /// How many; 0: none, whatever heat and rules say.
     pub copies: u32,
+    /// Whose wish it is.
+    #[serde(default)]
+    pub by: RaisedBy,
+    /// Since when it is so, ms since 1970; 0: not known.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// Until when, ms since 1970; `None`: until somebody changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+impl Raise {
+    /// Somebody's wish for `copies`, at `now_ms`.
+    pub fn by_hand(copies: u32, now_ms: i64) -> Self {
+        Self { copies, by: RaisedBy::Hand, since_ms: now_ms, until_ms: None }
+    }
 }
 
 /// Checksum of a generation that was promoted through this gateway.

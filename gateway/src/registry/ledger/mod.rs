@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub use self::entries::{Checksum, DEFAULT_SCHEMA, Entry, Intent, Lock, Raise, Tombstone, Uploaded};
 use self::rows::{LedgerKey, name_of, read};
 use super::RowChange;
+pub use crate::api::tier_types::RaisedBy;
 use crate::{
     api::hot::{SchemaInfo, TOKEN_COUNTER_BITS, Token},
     segment::SegmentId,
@@ -290,9 +291,19 @@ impl Ledger {
         !self.tombstones.is_empty()
     }
 
-    /// Wish for copies of a segment.
+    /// Wish for copies of a segment: at least one.
     pub fn raise(&self, id: &SegmentId) -> Option<Raise> {
+        self.wish(id).filter(|raise| raise.copies > 0)
+    }
+
+    /// Wish for copies of a segment, or for none.
+    pub fn wish(&self, id: &SegmentId) -> Option<Raise> {
         self.raised.get(id).copied()
+    }
+
+    /// All of these wishes by segment.
+    pub fn wishes(&self) -> impl Iterator<Item = (&SegmentId, Raise)> {
+        self.raised.iter().map(|(id, raise)| (id, *raise))
     }
 
     /// Workers that shall have a segment.

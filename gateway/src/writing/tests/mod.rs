@@ -7,6 +7,7 @@ mod delete;
 mod over_http;
 mod promote;
 mod provision;
+mod tiers;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -52,7 +53,7 @@ struct Home {
 }
 
 fn report(quota_bytes: u64) -> HotReport {
-    HotReport { quota_bytes, stored_bytes: 0, full: false, manifest_version: 0 }
+    HotReport { quota_bytes, ..HotReport::default() }
 }
 
 fn hot_lease(epoch: u64, report: HotReport) -> LeaseRequest {
