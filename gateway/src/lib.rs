@@ -8,20 +8,24 @@
 
 pub mod api;
 pub mod copies;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod crash;
 pub mod discovery;
+pub mod failpoint;
 mod gateway;
 pub mod heat;
 pub mod leases;
 pub mod metrics;
 pub mod placement;
+pub mod rebuild;
 pub mod registry;
 pub mod routing;
 pub mod rules;
 pub mod segment;
 mod settings;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trough;
 pub mod writing;
 

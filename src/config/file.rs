@@ -1,5 +1,5 @@
-//! A configuration file: flat TOML, then perhaps arrays of tables; with the line of every key. Keys with a
-//! few prefixes may stand in a table of that name.
+//! A configuration file: flat TOML, then perhaps arrays of tables; with the line of every key. Of a few
+//! prefixes a table may be made.
 
 use std::{
     fs::File,
@@ -57,7 +57,7 @@ pub(crate) fn parse(
             return Default::default();
         }
     };
-    let (mut given, mut tables): (Vec<Given>, _) = (Vec::new(), Vec::new());
+    let (mut given, mut tables) = (Vec::<Given>::new(), Vec::new());
     for (name, offset, item) in entries(document.as_table()) {
         let name = name.as_str();
         match (specs.iter().find(|spec| spec.name == name), scalar(item)) {

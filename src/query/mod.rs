@@ -43,4 +43,4 @@ pub use self::{
 };
 
 #[cfg(test)]
-pub(crate) use self::tests::{make_database as make_test_database, test_numbers};
+pub(crate) use self::tests::{make_database as make_test_database, test_numbers, test_rows};

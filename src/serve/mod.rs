@@ -28,7 +28,7 @@ use crate::{
 };
 
 mod banner;
-mod data_dir;
+pub(crate) mod data_dir;
 mod http;
 mod schemas;
 mod trough;

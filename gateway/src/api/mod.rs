@@ -7,6 +7,7 @@ mod copies;
 pub mod error;
 mod health;
 pub mod hot;
+mod registry;
 pub(crate) mod router;
 mod schemas;
 mod segments;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     copies,
     error::{ApiError, ErrorCode},
-    health, schemas, segments, tiers, workers, writes,
+    health, registry, schemas, segments, tiers, workers, writes,
 };
 use crate::gateway::Core;
 
@@ -47,6 +47,8 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/workers/{name}/manifest", put(copies::manifest))
         .route("/v1/workers/{name}/assignment", get(copies::assignment))
         .route("/v1/workers/{name}/drain", post(copies::drain).delete(copies::undrain))
+        .route("/v1/registry/export", get(registry::export))
+        .route("/v1/registry/verify", get(registry::verify))
         .route("/v1/discovery", get(segments::discovery).post(segments::discover))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)

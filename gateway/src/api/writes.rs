@@ -96,7 +96,7 @@ pub(super) async fn delete(State(core): State<Arc<Core>>, id: Id) -> Result<Stat
 
 /// `GET /v1/locks`
 pub(super) async fn locks(State(core): State<Arc<Core>>) -> Json<LockList> {
-    Json(LockList { locks: core.writing.locks(None) })
+    Json(LockList { locks: core.writing.locks(None), superseded: core.writing.superseded(None) })
 }
 
 pub(super) fn going_on(core: &Core) -> Result<(), ApiError> {

@@ -21,8 +21,9 @@ use crate::{
         error::{ApiError, ErrorCode},
         hot::{CopyState, HotProvision, HotSegment, ProvisionAnswer, ProvisionRequest, Token},
     },
+    failpoint,
     registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Lock},
+        ledger::{DEFAULT_SCHEMA, Entry, Lock, Superseded},
         state::Amendment,
     },
     routing::workers::Worker,
@@ -58,6 +59,9 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
+        if !request.takeover {
+            self.all_locks_known(id)?;
+        }
         let mut former = None;
         if let Some(lock) = &old {
             let holder = self.live(&lock.worker)?;
@@ -70,6 +74,10 @@ impl Writing {
             }
             if lock.ready {
                 former = Some(lock.worker.clone());
+                // What it need not keep aside: a promotion that it has not heard of.
+                if let Some(worker) = self.live(&lock.worker)? {
+                    self.tell_promoted(id, &worker).await;
+                }
             }
             // A rename of the old holder's upload that is still on its way must find nothing.
             self.clear(&temporary(id, &lock.directory, lock.token)).await?;
@@ -125,10 +133,13 @@ impl Writing {
                 untold: None,
             };
             let lock = self.grant(id, before, lock).await?;
+            failpoint::pass("gateway.provision.granted").await;
             before = Some(lock.token);
             match self.prepare(id, &lock, worker, schema_sql.clone()).await {
                 Ok(made) => {
+                    failpoint::pass("gateway.provision.prepared").await;
                     self.set_ready(id, lock.token).await?;
+                    failpoint::pass("gateway.provision.ready").await;
                     tracing::info!(segment = %id, worker = &*worker.name, token = lock.token, "write lock granted");
                     self.routing.copies.reconsider(id);
                     return Ok(answer(id, &lock, worker, true, base.is_none(), schema, made.size));
@@ -172,6 +183,11 @@ impl Writing {
             ];
             if ledger.damage(&id).is_some() {
                 entries.push(Entry::Tombstone(id.clone(), None));
+                entries.push(Entry::Dispute(id.clone(), None));
+            }
+            if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                let record = Superseded { over: true, ..record.clone() };
+                entries.push(Entry::Superseded(id.clone(), Some(record)));
             }
             Ok(Amendment::ledger(entries, lock))
         })
@@ -179,6 +195,8 @@ impl Writing {
     }
 
     async fn set_ready(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+        // Discovery may have seen another generation since the store was asked.
+        self.state.put_off(id.clone());
         let id = id.clone();
         self.amend(move |ledger, _| match ledger.lock(&id) {
             Some(lock) if lock.token == token => {

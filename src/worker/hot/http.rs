@@ -19,9 +19,9 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{
-            CopyState, ExecuteAnswer, ExecuteRequest, HotList, HotPromoted, HotProvision, HotSegment,
-            HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script, Statements,
-            TOKEN_HEADER, Token,
+            CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted, HotProvision,
+            HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
+            Statements, TOKEN_HEADER, Token,
         },
         types::DEADLINE_HEADER,
     },
@@ -31,7 +31,10 @@ use springhouse_gateway::{
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Hot, files::not_here};
-use crate::query::write::{Execute, Key};
+use crate::{
+    clock,
+    query::write::{Execute, Key},
+};
 
 /// Most bytes of a request that writes.
 const EXECUTE_BYTES_MAX: usize = 256 << 20;
@@ -54,6 +57,7 @@ pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>)
         .route("/v1/hot/{id}/upload", post(upload))
         .route("/v1/hot/{id}/promoted", post(promoted))
         .route("/v1/hot/{id}/release", post(release))
+        .route("/v1/hot/{id}/superseded", post(superseded))
         .route("/v1/hot/{id}/work", delete(stop))
         .with_state(hot)
 }
@@ -133,7 +137,7 @@ async fn read(body: Body, bytes_max: usize, until: Instant) -> Result<Bytes, Api
 
 /// The body as `T`; an empty one is the default where there is one.
 async fn json<T: DeserializeOwned>(body: Body, empty: Option<T>) -> Result<T, ApiError> {
-    let bytes = read(body, BODY_BYTES_MAX, Instant::now() + BODY_TIME_MAX).await?;
+    let bytes = read(body, BODY_BYTES_MAX, clock::now() + BODY_TIME_MAX).await?;
     match empty {
         Some(empty) if bytes.iter().all(u8::is_ascii_whitespace) => Ok(empty),
         _ => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body: {error}"))),
@@ -199,6 +203,14 @@ async fn release(
     hot.release(&id, token, asked.force).await.map(Json)
 }
 
+async fn superseded(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer<HotAside> {
+    hot.superseded(&parse_id(&id)?, token(&headers)?).await.map(Json)
+}
+
 async fn remove(
     State(hot): State<Arc<Hot>>,
     Path(id): Path<String>,
@@ -261,7 +273,7 @@ async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<ExecuteAnswer> {
-    let arrived = Instant::now();
+    let arrived = clock::now();
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let left = header(&headers, DEADLINE_HEADER)?
         .map(|digits| digits.parse().map_err(|_| bad(format!("{digits:?} is no time in ms"))))
