@@ -7,6 +7,7 @@ use crate::{
     harness::{
         cluster::{Gateway, Worker, free_address},
         eventually, file_url,
+        hdfs::Hdfs,
         process::Signal,
         scratch,
         trough::{Ports, Trough, error, ok, page, send, store},
@@ -15,7 +16,9 @@ use crate::{
 };
 
 tests! {
-    [] provisioned, promoted, schemas, schemas_refused, deleted, methods, write_urls, in_roles_of_their_own;
+    [] provisioned, promoted, schemas, schemas_refused, cold_range, deleted, methods, write_urls,
+       in_roles_of_their_own;
+    [Fuse, Hdfs] on_hdfs;
 }
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -164,6 +167,24 @@ fn schemas_refused() {
     assert_eq!(ports.manage("GET", "/schema", "").text(), "[\"default\"]", "nothing was stored");
 }
 
+/// By a rule of the gateway's, as `config from-trough` writes it.
+fn cold_range() {
+    let (root, dir) = (store(&["1001", "700001"]), scratch());
+    let file = dir.path().join("serve.toml");
+    let rule = "[[rule]]\npattern = '[1-5][0-9]{5}|[1-9][0-9]{0,4}|0'\ntier = 'cold'\n";
+    std::fs::write(&file, rule).expect("a file");
+    let trough = Trough::with(root.path(), &["--config", &file.display().to_string()]);
+    let ports = &trough.ports;
+    let why = "cannot provision segment 1001 for writing because that segment id is in the read-only cold \
+               storage range";
+    let refused = ports.provision(r#"{"segment": "1001"}"#);
+    assert_eq!(refused.whole(), (400, "application/json", format!("{{\"error\":\"{why}\"}}\n").as_str()));
+    page(&ports.manage("POST", "/", "1001"), 500, why);
+    assert_eq!(ports.rows("1001", "select count(*) as n from t"), "[{\"n\":7}]\n", "it is read all the same");
+    assert_eq!(ports.write("1001", "delete from t").status, 500);
+    assert_eq!(ports.provision(r#"{"segment": "700001"}"#).status, 200);
+}
+
 fn deleted() {
     let root = store(&["1001", "1002"]);
     let trough = Trough::of(root.path());
@@ -290,4 +311,27 @@ fn in_roles_of_their_own() {
     let ended = gateway.process().wait(LIMIT).expect("it stops");
     assert!(ended.success(), "{ended}");
     assert!(std::net::TcpStream::connect(&ports.read).is_err(), "nobody listens");
+}
+
+/// The path in HDFS is what Trough's promotion tells.
+fn on_hdfs() {
+    let hdfs = Hdfs::shared();
+    let dir = hdfs.dir("trough");
+    let trough = Trough::at(&dir.url(), "fuse", &[]);
+    let ports = &trough.ports;
+    ports.provision(r#"{"segment": "new0010"}"#);
+    ok(&ports.write("new0010", "create table t (a); insert into t values ('ä')"));
+    let promoted = ports.manage("POST", "/promote", r#"{"segment": "new0010"}"#);
+    let path = promoted.json()["remote_path"].as_str().expect("a path").to_owned();
+    let url = dir.url();
+    let root = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).expect("a path").1;
+    assert_eq!(path, format!("/{}/new0/new0010.sqlite", root.trim_end_matches('/')));
+    let headers = [("content-type", "application/json")];
+    let release = "/v1/segments/new0010/release";
+    let released =
+        trough.serve.api().send(reqwest::Method::POST, release, &headers, None).expect("an answer");
+    assert_eq!(released.status, 204, "{}", released.body);
+    assert_eq!(ports.rows("new0010", "select a from t"), "[{\"a\":\"\\u00e4\"}]\n", "read in place");
+    assert_eq!(ports.manage("DELETE", "/segment/new0010", "").status, 204);
+    error(&ports.read("new0010", "select 1"), "there is no segment new0010");
 }

@@ -118,19 +118,16 @@ impl Trough {
     }
 
     pub fn with(root: &Path, args: &[&str]) -> Self {
+        Self::at(&file_url(root), "direct", args)
+    }
+
+    /// Of the store at `url`.
+    pub fn at(url: &str, access: &str, args: &[&str]) -> Self {
         let ports = Ports::free();
-        let own = [
-            "--tier",
-            "hot,cold",
-            "--access",
-            "direct",
-            "--lease-ttl",
-            "2s",
-            "--discovery-interval",
-            "300ms",
-        ];
+        let own =
+            ["--tier", "hot,cold", "--access", access, "--lease-ttl", "2s", "--discovery-interval", "300ms"];
         let args = [&own[..], &ports.flags(), args].concat();
-        Self { serve: Serve::with(&file_url(root), &args), ports }
+        Self { serve: Serve::with(url, &args), ports }
     }
 }
 

@@ -103,10 +103,11 @@ async fn simple_provision(State(ports): State<Ports>, request: Request) -> Respo
         let (parts, body) = request.into_parts();
         let id = text_of(&ports, body).await.map_err(own_failure)?;
         let segment = segment(&id)?;
-        if ports.backend.is_cold(&segment) {
-            return Err(page(StatusCode::INTERNAL_SERVER_ERROR, cold(&segment)));
-        }
-        ports.backend.provision(segment.clone(), SCHEMA_DEFAULT).await.map_err(failed)?;
+        let provisioned = ports.backend.provision(segment.clone(), SCHEMA_DEFAULT).await;
+        provisioned.map_err(|error| match error.code {
+            ErrorCode::ColdRange => own_failure(cold(&segment)),
+            _ => failed(error),
+        })?;
         Ok(flask_text(StatusCode::OK, write_url(&ports.settings, &parts, &segment)))
     };
     whole(answer.await)
@@ -123,10 +124,11 @@ async fn provision(State(ports): State<Ports>, request: Request) -> Response {
             Some(Value::String(schema)) => schema,
             Some(_) => return Err(own_failure("The schema must be the id of a schema.")),
         };
-        if ports.backend.is_cold(&segment) {
-            return Err(Refusal::Json(cold(&segment)));
-        }
-        let Provisioned { size } = ports.backend.provision(segment.clone(), schema).await.map_err(failed)?;
+        let provisioned = ports.backend.provision(segment.clone(), schema).await;
+        let Provisioned { size } = provisioned.map_err(|error| match error.code {
+            ErrorCode::ColdRange => Refusal::Json(cold(&segment)),
+            _ => failed(error),
+        })?;
         let url = write_url(&ports.settings, &parts, &segment);
         Ok(flask_json(
             StatusCode::OK,

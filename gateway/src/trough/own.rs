@@ -100,10 +100,6 @@ impl Backend for Own {
         rows_of(core.writing.execute(write).await?).await.map(drop)
     }
 
-    fn is_cold(&self, _segment: &SegmentId) -> bool {
-        false
-    }
-
     async fn provision(&self, segment: SegmentId, schema: &str) -> Result<Provisioned, ApiError> {
         let core = self.core()?;
         // Of a segment that exists Trough does not ask what its schema would be.

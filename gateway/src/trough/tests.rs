@@ -51,11 +51,10 @@ impl Backend for Fake {
         Ok(())
     }
 
-    fn is_cold(&self, segment: &SegmentId) -> bool {
-        segment.as_str().starts_with("cold")
-    }
-
     async fn provision(&self, segment: SegmentId, schema: &str) -> Result<Provisioned, ApiError> {
+        if segment.as_str().starts_with("cold") {
+            return Err(ApiError::new(ErrorCode::ColdRange, "a rule says so"));
+        }
         if schema == "none" {
             return Err(ApiError::new(ErrorCode::SchemaNotFound, "there is no schema none"));
         }

@@ -143,34 +143,43 @@ impl Conversion<'_> {
     }
 
     fn copies(&mut self) {
+        // Trough fails where the maximum is less than the minimum; `config check` too.
+        let mut least = 0;
         for (name, key) in
             [("MINIMUM_ASSIGNMENTS", "copies_minimum"), ("MAXIMUM_ASSIGNMENTS", "copies_maximum")]
         {
             let lambda = match self.settings.get(name) {
-                Some(Setting::Text(text)) if lambda::is_lambda(text) => text.clone(),
-                Some(_) => {
-                    if let Some(number) = self.number(name) {
-                        self.key(key, number.to_string(), name);
-                    }
-                    continue;
-                }
-                None => {
-                    self.key(key, "2", format!("{name}, as Trough has it where it is not set"));
-                    continue;
-                }
+                Some(Setting::Text(text)) if lambda::is_lambda(text) => Some(text.clone()),
+                _ => None,
             };
-            match lambda::choice(&lambda) {
-                Some(choice) => {
-                    self.key(key, choice.otherwise, format!("{name}: {lambda}"));
+            let (number, from) = match lambda.as_deref().map(|text| (text, lambda::choice(text))) {
+                Some((text, Some(choice))) => {
+                    let from = format!("{name}: {text}");
                     if let Some(pattern) = choice.when.pattern() {
-                        let members = vec![("pattern", pattern), (key, choice.then)];
-                        self.lines.push(Line::Rule { why: format!("{name}: {lambda}"), members });
+                        let members = vec![("pattern", pattern), (key, choice.then.to_string())];
+                        self.lines.push(Line::Rule { why: from.clone(), members });
                     }
+                    least = least.max(choice.then.into());
+                    (choice.otherwise.into(), from)
                 }
-                None => self.note(format!(
-                    "{name} is a program: {lambda}. Rules are data: write a [[rule]] with `prefix` or `pattern` \
-                     and `{key}` for each case."
-                )),
+                Some((text, None)) => {
+                    self.note(format!(
+                        "{name} is a program: {text}. Rules are data: write a [[rule]] with `prefix` or `pattern` \
+                         and `{key}` for each case."
+                    ));
+                    continue;
+                }
+                None => match (self.settings.get(name).is_some(), self.number(name)) {
+                    (true, Some(number)) => (number, name.to_owned()),
+                    (true, None) => continue,
+                    (false, _) => (2, format!("{name}, as Trough has it where it is not set")),
+                },
+            };
+            if key == "copies_minimum" {
+                least = least.max(number);
+                self.key(key, number.to_string(), from);
+            } else {
+                self.key(key, number.max(least).to_string(), from);
             }
         }
         self.note(

@@ -15,9 +15,9 @@ pub(super) enum Range {
 /// `A if RANGE else B`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {
-    pub(super) then: String,
+    pub(super) then: u32,
     pub(super) when: Range,
-    pub(super) otherwise: String,
+    pub(super) otherwise: u32,
 }
 
 /// Whether `text` is one.
@@ -36,7 +36,7 @@ pub(super) fn choice(lambda: &str) -> Option<Choice> {
     let (name, body) = parts(lambda)?;
     let (then, rest) = body.split_once(" if ")?;
     let (when, otherwise) = rest.split_once(" else ")?;
-    let number = |text: &str| text.trim().parse::<u32>().ok().map(|number| number.to_string());
+    let number = |text: &str| text.trim().parse().ok();
     Some(Choice { then: number(then)?, when: condition(name, when)?, otherwise: number(otherwise)? })
 }
 

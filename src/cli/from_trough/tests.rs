@@ -97,6 +97,21 @@ fn every_setting_is_converted_or_named() {
     assert_eq!(problems(text), Vec::<String>::new());
 }
 
+/// Where a maximum is not set it is 2 in Trough, whatever the minimum is.
+#[test]
+fn no_maximum_is_below_its_minimum() {
+    for text in ["MINIMUM_ASSIGNMENTS: 3\n", "MINIMUM_ASSIGNMENTS: 'lambda s: 5 if int(s) < 9 else 1'\n"] {
+        assert_eq!(problems(text), Vec::<String>::new(), "{text}");
+        // Also when the rules are let in.
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("serve.toml");
+        let rules =
+            toml(&settings(text), For::Serve).replace("\n#[[", "\n[[").replace("\n#pattern", "\npattern");
+        std::fs::write(&path, rules.replace("\n#copies", "\ncopies")).expect("a file");
+        assert_eq!(check_file::<roles::Serve>(&path), [], "{text}");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_told_and_left_out() {
     let text = "STORAGE_IN_BYTES: 5\nREAD_PORT: 99999\nWRITE_PORT: many\nCOPY_THREAD_POOL_SIZE: 1000\n\
@@ -144,7 +159,7 @@ fn lambdas_of_the_usual_shape() {
         assert_eq!(lambda::range(text), range, "{text}");
     }
     let choice = lambda::choice("lambda s: 2 if int(s) > 9 else 1").expect("a choice");
-    assert_eq!((&*choice.then, choice.when, &*choice.otherwise), ("2", Range::From(10), "1"));
+    assert_eq!((choice.then, choice.when, choice.otherwise), (2, Range::From(10), 1));
     assert_eq!(lambda::choice("lambda s: f(s) if int(s) > 9 else 1"), None);
 }
 
