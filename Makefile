@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test toolchain prepare lint build unit e2e demo bench audit install fmt clean
+.PHONY: help test toolchain prepare lint build unit e2e simulate demo bench audit install fmt clean
 
 CARGO ?= cargo
 # One selection of packages for all steps: another one may select other features of a shared
@@ -14,6 +14,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 STORE ?= file
 ONCE ?=
 SIZE ?= full
+# For `simulate`: first seed, number of schedules, and, to see less of a failure, most steps of each.
+SEED ?= 1
+SCHEDULES ?= 10000
+STEPS ?=
 # For `install`. PROGRAM: one that is built already.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -24,7 +28,8 @@ step = @printf '\n== %s\n' '$(1)'
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
-	@echo 'Settings: demo STORE=file|hdfs ONCE=1, bench SIZE=full|quick, e2e TEST_NAME=part-of-a-name'
+	@echo 'Settings: demo STORE=file|hdfs ONCE=1, bench SIZE=full|quick, e2e TEST_NAME=part-of-a-name,'
+	@echo '          simulate SEED=1 SCHEDULES=10000 STEPS=n'
 
 test: ## Check formatting and lints, run all tests; end to end on real HDFS
 test: toolchain prepare lint unit e2e
@@ -57,6 +62,12 @@ unit: build
 e2e: build ## Run the end-to-end tests alone
 	$(call step,end to end)
 	@$(TEST) --test e2e -- $(TEST_NAME)
+
+simulate: toolchain ## Run ten thousand schedules of gateway, workers and store; SEED= SCHEDULES= STEPS=
+	$(call step,simulation)
+	@SPRINGHOUSE_SIMULATION_SEED='$(SEED)' SPRINGHOUSE_SIMULATION_SCHEDULES='$(SCHEDULES)' \
+		SPRINGHOUSE_SIMULATION_STEPS='$(STEPS)' \
+		$(TEST) --lib -- --exact simulation::tests::promises_hold_in_every_schedule --nocapture
 
 demo: toolchain ## See it work: SQL over segments in a store, through the gateway
 	@if [ '$(STORE)' = hdfs ]; then tests/prepare fuse3 java maven; fi

@@ -118,12 +118,19 @@ pub(crate) mod simulated {
         }
     }
 
+    /// Waits for what began in this moment of virtual time, timers for instance: each time for one link of a
+    /// chain of blocking calls and work on threads, of which none is longer in practice.
+    pub(crate) async fn settle() {
+        for _ in 0..3 {
+            let _ = tokio::task::spawn_blocking(|| ()).await;
+        }
+    }
+
     /// Waits for a moment at which nobody is at work, neither on a thread of his own nor in a blocking call.
     pub(crate) async fn nobody_works() {
         loop {
             pass(Duration::from_millis(1)).await;
-            // One at a time: when this is done, so are those before it.
-            let _ = tokio::task::spawn_blocking(|| ()).await;
+            settle().await;
             let rule = CURRENT.lock().clone();
             if rule.is_none_or(|rule| *rule.at_work.lock() == 0) {
                 return;

@@ -95,7 +95,8 @@ impl Segment {
                     "{id}: row {row} was acknowledged under token {token} after {newest_before} was granted"
                 ));
             }
-            if let Some(change) = change
+            // A copy that is kept aside and made anew under the same token counts anew.
+            if let Some(change) = change.filter(|_| self.takings.is_empty())
                 && let Some(other) = self.changes.insert((token, change), row)
                 && other != row
             {
@@ -126,6 +127,7 @@ impl Segment {
             }
         }
         self.is_disturbed |= taking == Taking::Deletion;
+        self.changes.clear();
     }
 
     /// It was answered: whatever it took, it takes no more. But a release by force that failed may have a

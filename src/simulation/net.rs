@@ -26,6 +26,7 @@ use super::{dice::Dice, trace::Trace};
 /// Where processes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
+    Clients,
     Gateway,
     Worker(usize),
     Store,
@@ -34,6 +35,7 @@ pub(super) enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Clients => f.write_str("c"),
             Self::Gateway => f.write_str("g"),
             Self::Worker(n) => write!(f, "w{n}"),
             Self::Store => f.write_str("s"),
@@ -98,6 +100,8 @@ pub(super) enum Leg {
     Answer,
     /// A call of the store with its answer.
     Call,
+    /// Somebody begins to do something; nothing comes in between.
+    Step,
 }
 
 /// What becomes of it.
@@ -224,12 +228,19 @@ impl Net {
         }
     }
 
+    /// Waits until nothing else happens in this moment.
+    pub(super) async fn turn(&self, text: &str) {
+        self.pass(None, (Place::Clients, Place::Clients), Leg::Step, text).await;
+    }
+
     pub(super) fn stop(&self) {
         self.stopped.store(true, SeqCst);
     }
 
     async fn schedule(self: Arc<Self>) {
         while !self.stopped.load(SeqCst) {
+            // What else comes in this moment came first.
+            crate::clock::simulated::settle().await;
             let now = Instant::now();
             let (next, waits) = {
                 let mut inner = self.inner.lock();
@@ -284,6 +295,9 @@ impl Inner {
     }
 
     fn draw_one(&mut self, waiting: &Waiting) -> (Fate, u64) {
+        if waiting.leg == Leg::Step {
+            return (Fate::Pass, 1);
+        }
         let (dice, weather) = (&mut self.dice, &self.weather);
         let delay = dice.delay_ms(weather.usual_ms, weather.most_ms.max(weather.usual_ms));
         let (a, b) = (waiting.from, waiting.to);
@@ -292,7 +306,7 @@ impl Inner {
         }
         let (after, late, twice) = match waiting.leg {
             Leg::Request => (0, weather.late, weather.twice),
-            Leg::Answer => (0, 0, 0),
+            Leg::Answer | Leg::Step => (0, 0, 0),
             Leg::Call => (weather.after, weather.late, 0),
         };
         let kinds = [weather.breaks, weather.loses, after, late, twice];

@@ -118,7 +118,7 @@ impl Schedule {
         for step in 0..steps {
             let pause = self.dice.delay_ms(1_500, 15_000);
             sleep(Duration::from_millis(pause)).await;
-            self.net.trace.note(format!("step {step}"));
+            self.net.turn(&format!("step {step}")).await;
             self.look().await;
             if self.clients.broken().is_some() {
                 broken_in = Some(step);
@@ -235,7 +235,7 @@ impl Schedule {
         }
         for _ in 0..1 + self.dice.pick(&[6, 2, 1]) {
             // One after the other: what begins at the same time goes on as threads race.
-            crate::clock::simulated::pass(Duration::from_millis(1)).await;
+            self.net.turn("next").await;
             if self.dice.happens(720) { self.ask() } else { self.fault().await }
         }
     }

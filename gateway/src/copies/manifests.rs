@@ -63,6 +63,8 @@ impl Copy {
 pub(super) struct Holding {
     epoch: u64,
     version: u64,
+    /// It is to be told anew, though nothing may have changed there.
+    doubted: bool,
     digest: u64,
     copies: HashMap<SegmentId, Copy>,
     /// Those with a token: few among many.
@@ -154,7 +156,15 @@ fn shortened(text: &str) -> Box<str> {
 impl Manifests {
     /// Version that is known of `name` in `epoch`; `None`: it has to send all.
     pub(super) fn version(&self, name: &str, epoch: u64) -> Option<u64> {
-        self.holdings.get(name).filter(|holding| holding.epoch == epoch).map(|holding| holding.version)
+        let known = |holding: &&Holding| holding.epoch == epoch && !holding.doubted;
+        self.holdings.get(name).filter(known).map(|holding| holding.version)
+    }
+
+    /// Has `name` say all anew with its next heartbeat, because it is to hear the answer.
+    pub(super) fn doubt(&mut self, name: &str) {
+        if let Some(holding) = self.holdings.get_mut(name) {
+            holding.doubted = true;
+        }
     }
 
     /// Epoch of the manifest of `name`.

@@ -226,10 +226,20 @@ impl Copies {
 
     /// Something changed that may let workers give up their copies of `id`: a lock, a wish, a deletion.
     pub fn reconsider(&self, id: &SegmentId) {
+        let lock = self.state.ledger().lock(id).map(|lock| (lock.worker.clone(), lock.token));
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        for (worker, _) in inner.manifests.copies(id) {
+        let mut old: Vec<Arc<str>> = Vec::new();
+        for (worker, copy) in inner.manifests.copies(id) {
             inner.desks.of(worker).reconsider(id);
+            // A lock that was taken from a worker whose manifest was there before: only the answer to a
+            // manifest says so.
+            if copy.token.is_some_and(|token| lock.as_ref() != Some(&(worker.to_string(), token))) {
+                old.push(worker.clone());
+            }
+        }
+        for worker in old {
+            inner.manifests.doubt(&worker);
         }
     }
 

@@ -202,36 +202,44 @@ impl Writing {
     }
 
     /// Writes a new lock down, with the next token, in place of the one with token `before`.
-    async fn grant(&self, id: &SegmentId, before: Option<Token>, mut lock: Lock) -> Result<Lock, ApiError> {
-        let id = id.clone();
-        self.amend(move |ledger, next| {
-            if let Some(damage) = ledger.damage_of_all() {
-                return Err(no_tokens(damage));
-            }
-            if ledger.lock(&id).map(|lock| lock.token) != before {
-                return Err(ApiError::new(
-                    ErrorCode::Conflict,
-                    format!("the write lock of segment {id} changed meanwhile: try again"),
-                ));
-            }
-            lock.token =
-                next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
-            let mut entries = vec![
-                Entry::Token(lock.token),
-                Entry::Lock(id.clone(), Some(lock.clone())),
-                Entry::Intent(id.clone(), None),
-            ];
-            if ledger.damage(&id).is_some() {
-                entries.push(Entry::Tombstone(id.clone(), None));
-                entries.push(Entry::Dispute(id.clone(), None));
-            }
-            if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
-                let record = Superseded { over: true, ..record.clone() };
-                entries.push(Entry::Superseded(id.clone(), Some(record)));
-            }
-            Ok(Amendment::ledger(entries, lock))
-        })
-        .await
+    async fn grant(
+        &self,
+        segment: &SegmentId,
+        before: Option<Token>,
+        mut lock: Lock,
+    ) -> Result<Lock, ApiError> {
+        let id = segment.clone();
+        let granted = self
+            .amend(move |ledger, next| {
+                if let Some(damage) = ledger.damage_of_all() {
+                    return Err(no_tokens(damage));
+                }
+                if ledger.lock(&id).map(|lock| lock.token) != before {
+                    return Err(ApiError::new(
+                        ErrorCode::Conflict,
+                        format!("the write lock of segment {id} changed meanwhile: try again"),
+                    ));
+                }
+                lock.token =
+                    next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
+                let mut entries = vec![
+                    Entry::Token(lock.token),
+                    Entry::Lock(id.clone(), Some(lock.clone())),
+                    Entry::Intent(id.clone(), None),
+                ];
+                if ledger.damage(&id).is_some() {
+                    entries.push(Entry::Tombstone(id.clone(), None));
+                    entries.push(Entry::Dispute(id.clone(), None));
+                }
+                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                    let record = Superseded { over: true, ..record.clone() };
+                    entries.push(Entry::Superseded(id.clone(), Some(record)));
+                }
+                Ok(Amendment::ledger(entries, lock))
+            })
+            .await;
+        self.routing.copies.reconsider(segment);
+        granted
     }
 
     async fn set_ready(&self, id: &SegmentId, token: Token, made: &HotProvisioned) -> Result<(), ApiError> {
@@ -256,17 +264,20 @@ impl Writing {
     }
 
     /// Removes a lock that was never ready, if it is still that one.
-    async fn take_back(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
-        let id = id.clone();
-        self.amend(move |ledger, _| {
-            Ok(match ledger.lock(&id) {
-                Some(lock) if lock.token == token && !lock.ready => {
-                    Amendment::ledger(vec![Entry::Lock(id, None)], ())
-                }
-                _ => Amendment::none(()),
+    async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
+        let id = segment.clone();
+        let taken = self
+            .amend(move |ledger, _| {
+                Ok(match ledger.lock(&id) {
+                    Some(lock) if lock.token == token && !lock.ready => {
+                        Amendment::ledger(vec![Entry::Lock(id, None)], ())
+                    }
+                    _ => Amendment::none(()),
+                })
             })
-        })
-        .await
+            .await;
+        self.routing.copies.reconsider(segment);
+        taken
     }
 
     /// Asks a worker to make the segment writable under `lock`.

@@ -287,3 +287,18 @@ async fn never_over_quota() {
         assert_eq!(told.hold.len(), 2);
     }
 }
+
+#[tokio::test]
+async fn a_worker_whose_lock_was_taken_is_asked_for_its_manifest_again() {
+    let home = Home::new(2).await;
+    let answer = home.provision("1001").await;
+    let former = home.worker(&answer["worker"]).clone();
+    publish(&home, &former, &["1001"]).await;
+    assert!(home.beat(&former, report(1000)).await.manifest_version.is_some());
+    let (status, answer) = home.send("POST", "/v1/segments/1001/provision", json!({"takeover": true})).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_ne!(answer["worker"], *former.name);
+    // Only the answer to a manifest says that its token is old, and nothing changed there.
+    assert_eq!(home.beat(&former, report(1000)).await.manifest_version, None);
+    assert_eq!(publish(&home, &former, &["1001"]).await.fenced, ["1001"]);
+}
