@@ -19,6 +19,7 @@ mod cluster_faults;
 mod config;
 mod conformance;
 mod demo_runs;
+mod disaster;
 mod docs;
 mod fstab;
 mod harness;
@@ -40,14 +41,21 @@ mod query_faults;
 mod registry;
 mod selftest;
 mod store_contract;
+mod tiers;
+mod trough;
+mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 31] = [
+const TESTS: [&[registry::Test]; 35] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
+    trough::TESTS,
+    tiers::TESTS,
+    trough_migration::TESTS,
+    disaster::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

@@ -105,11 +105,33 @@ pub async fn pass(name: &'static str) {
     if SOURCE.get_or_init(from_environment).is_some() {
         // It ends by a panic only if the process does.
         let _ = tokio::task::spawn_blocking(move || hit(name)).await;
+    } else {
+        tell(name);
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+static OBSERVER: OnceLock<fn(&str)> = OnceLock::new();
+
+/// `observer` is told of every point that is passed: a simulation ends there what it runs.
+#[cfg(any(test, feature = "testing"))]
+pub fn observe(observer: fn(&str)) {
+    let _ = OBSERVER.set(observer);
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn tell(name: &str) {
+    if let Some(observer) = OBSERVER.get() {
+        observer(name);
+    }
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+fn tell(_: &str) {}
+
 /// As [`hit`]; `true` if the step has to fail here.
 pub fn fails(name: &str) -> bool {
+    tell(name);
     let Some(source) = SOURCE.get_or_init(from_environment) else { return false };
     source.find(name).is_some_and(|point| point.pass())
 }

@@ -292,6 +292,15 @@ keys! {
         deadline_max: Span<{ SECOND / 100 }, { 24 * HOUR }> = "5m",
         /// Longest body of a query's request: SQL and parameters.
         body_size_max: Size<{ KIB }, { 256 * MIB }> = "1MiB",
+        /// Longest body of a request that writes.
+        ///
+        /// The gateway holds it in memory until the worker has it; larger batches write faster.
+        write_size_max: Size<{ KIB }, { 4 * GIB }> = "64MiB",
+        /// Longest time that a worker may take to copy a segment: at provision, promotion and release.
+        ///
+        /// A promotion that takes longer fails, and can be repeated. Raise it for segments of many GiB in a
+        /// store far away.
+        copy_max: Span<{ SECOND }, { 7 * 24 * HOUR }> = "1h",
         /// How long to wait for a worker to take a connection before the next one is asked.
         connect_timeout: Span<{ SECOND / 100 }, { MINUTE }> = "1s",
         /// How long a stop waits for answers that are under way.
@@ -407,6 +416,10 @@ keys! {
         /// Unset: as many as the store gives. Copies give way to everything else on the host as well; those
         /// that somebody waits for, to write, do not.
         copy_bandwidth: Option<Size<{ 64 * KIB }, { 1 << 50 }>>,
+        /// Rack, room or zone of this worker: the copies of a segment go to different ones.
+        ///
+        /// The worker reports it with its lease. Where there are fewer zones than copies some share one.
+        zone: Option<WorkerName>,
     }
 }
 

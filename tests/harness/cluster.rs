@@ -97,6 +97,10 @@ impl Gateway {
         &self.server.api
     }
 
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
+    }
+
     /// The data directory's parent.
     pub fn data(&self) -> &Path {
         self.server.data.path()
@@ -105,10 +109,6 @@ impl Gateway {
     /// SIGKILL, as a crash would.
     pub fn kill(&mut self) {
         self.server.process.kill();
-    }
-
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.server.process
     }
 
     /// Starts the killed gateway again on the same port and data; returns when it answers.

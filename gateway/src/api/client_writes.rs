@@ -10,6 +10,7 @@ use super::{
         ExecuteAnswer, ExecuteRequest, IDEMPOTENCY_HEADER, LockList, PromoteAnswer, PromoteRequest,
         ProvisionAnswer, ProvisionRequest, ReleaseRequest, SchemaInfo, SchemaList, SchemaRequest,
     },
+    tier_types::{RuleList, TierInfo, TierList},
     types::{DrainAnswer, RaiseAnswer, RaiseRequest},
 };
 use crate::segment::SegmentId;
@@ -106,6 +107,23 @@ impl GatewayClient {
     pub async fn drain(&self, worker: &str, draining: bool) -> Result<DrainAnswer, ClientError> {
         let url = self.url(&["v1", "workers", worker, "drain"]);
         self.json(self.request(if draining { Method::POST } else { Method::DELETE }, url)).await
+    }
+
+    /// The rules by which segments differ.
+    pub async fn rules(&self) -> Result<RuleList, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["v1", "rules"]))).await
+    }
+
+    /// Segments that shall have hot copies, at most `limit`, the hottest first.
+    pub async fn tiers(&self, limit: u32) -> Result<TierList, ClientError> {
+        let mut url = self.url(&["v1", "tiers"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        self.json(self.request(Method::GET, url)).await
+    }
+
+    /// What the gateway would do with the copies of a segment, and why.
+    pub async fn tier(&self, id: &SegmentId) -> Result<TierInfo, ClientError> {
+        self.json(self.of(Method::GET, id, "tier")).await
     }
 
     fn of(&self, method: Method, id: &SegmentId, what: &str) -> RequestBuilder {

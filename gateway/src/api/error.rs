@@ -46,6 +46,8 @@ pub enum ErrorCode {
     Locked,
     /// There are writes that were not promoted.
     Unpromoted,
+    /// A rule says that the segment never has hot copies, so it cannot be written or raised.
+    ColdRange,
     /// No hot worker has room for it.
     NoRoom,
     /// No such schema.
@@ -98,6 +100,7 @@ impl ErrorCode {
             | Self::NotProvisioned
             | Self::Superseded
             | Self::Locked
+            | Self::ColdRange
             | Self::Unpromoted => (S::CONFLICT, false),
             Self::RequestTooLarge => (S::PAYLOAD_TOO_LARGE, false),
             Self::RowLimit | Self::ByteLimit | Self::MemoryLimit | Self::SegmentCorrupt => {

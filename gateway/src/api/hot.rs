@@ -168,6 +168,10 @@ pub enum ExecuteRequest {
     Statements(Statements),
     /// A script: one or more statements without parameters.
     Script(Script),
+    /// The same of one of Trough's clients: SQL is understood as by Trough. Not in JSON: what the request
+    /// accepts says it.
+    #[serde(skip)]
+    Trough(String),
 }
 
 /// `{"statements": […]}`
@@ -509,9 +513,9 @@ pub struct AssignedSegment {
     pub size: u64,
 }
 
-/// What a hot worker adds to its heartbeat.
+/// What a hot worker adds to its heartbeat. Fields that a gateway does not know are ignored, so that workers
+/// may be newer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HotReport {
     /// Most bytes of segments that it may hold.
     pub quota_bytes: u64,
@@ -521,4 +525,10 @@ pub struct HotReport {
     pub full: bool,
     /// Version of its manifest.
     pub manifest_version: u64,
+    /// Its rack, room or zone: copies of a segment go to different ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Bytes a second that its copies from the store came with lately; absent: none was made yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_bytes_per_s: Option<u64>,
 }

@@ -7,12 +7,15 @@ mod copies;
 pub mod error;
 mod health;
 pub mod hot;
+mod registry;
 pub(crate) mod router;
 mod schemas;
 mod segments;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tier_types;
+mod tiers;
 pub mod types;
 mod unread;
 pub(crate) mod workers;

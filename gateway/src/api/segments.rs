@@ -115,8 +115,8 @@ pub(super) async fn get(
     answer.lock = lock;
     answer.superseded = core.writing.superseded(Some(&id)).pop();
     answer.copies = (!copies.is_empty()).then_some(copies);
+    answer.raised = Some(core.routing.copies.wished_copies(&id)).filter(|copies| *copies > 0);
     let ledger = core.state.ledger();
-    answer.raised = ledger.raise(&id).map(|raise| raise.copies);
     answer.pinned = ledger.pins(&id).into_iter().flatten().cloned().collect();
     drop(ledger);
     Ok(Json(answer))

@@ -133,6 +133,11 @@ impl Discovery {
         }
     }
 
+    /// The store that is discovered.
+    pub fn store(&self) -> &dyn SegmentStore {
+        &*self.store
+    }
+
     /// Ends the running pass at its next directory and waits for it.
     pub async fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);

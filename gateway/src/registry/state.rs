@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,13 +15,15 @@ use tokio::sync::Notify;
 use super::{
     Meta, Registry, RegistryError, RowChange,
     catalog::{Catalog, Delta, Directory},
+    export::Snapshot,
     ledger::{
         Checksum, Entry, Ledger,
-        rows::{LedgerKey, read},
+        rows::{LEDGER, LedgerKey, read},
     },
     load::{Loaded, load},
     packed::{Difference, Facts, Packed},
     rows::{DirState, Key, encode_segments, seal},
+    verify::{self, Findings},
 };
 use crate::{api::hot::Token, segment::SegmentId};
 
@@ -366,11 +369,51 @@ impl State {
         }
     }
 
-    fn note_moved(&self, ids: Vec<SegmentId>) {
+    /// Placement has to look at these again.
+    pub fn note_moved(&self, ids: Vec<SegmentId>) {
         if !ids.is_empty() {
             self.moved.lock().extend(ids);
             self.moved_some.notify_one();
         }
+    }
+
+    /// Everything as it is at one moment. Changes wait for as long as it takes to read the ledger.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        let mut writer = self.writer.lock();
+        if !writer.amends.is_empty() {
+            // What is on disk is not what holds.
+            self.write(&mut writer, &[], Vec::new())?;
+        }
+        let mut ledger = Vec::new();
+        self.registry.scan(&[LEDGER], Some(b"/"), &mut |key, value| {
+            ledger.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let catalog = self.catalog();
+        let directories = catalog.directories().map(|(path, directory)| (path.clone(), directory.clone()));
+        Ok(Snapshot { meta: self.meta(), ledger, directories: directories.collect() })
+    }
+
+    /// Looks at all of it; see `verify`. Rows are read one by one: what is written meanwhile may show half.
+    /// Blocks.
+    pub fn verify(&self) -> Result<Findings, RegistryError> {
+        let mut findings = Findings::default();
+        verify::each_row(&*self.registry, &mut findings)?;
+        let meta = self.meta();
+        // In this order everywhere, and for a moment: whoever wants to change something waits.
+        let (catalog, ledger) = (self.catalog(), self.ledger());
+        verify::content(&catalog, &ledger, &meta, &mut findings);
+        Ok(findings)
+    }
+
+    /// Whether workers may have locks that this registry does not know yet.
+    pub fn is_adopting(&self) -> bool {
+        self.meta.read().adopting.is_some()
+    }
+
+    /// The back end, for reading what is not in memory.
+    pub(super) fn registry(&self) -> &dyn Registry {
+        &*self.registry
     }
 
     /// Whether the store could not be read at all when discovery tried last.
@@ -420,7 +463,7 @@ fn apply(old: Version, change: Change) -> Version {
 }
 
 /// The rows that differ between two versions of a directory.
-fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
+pub(super) fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
     let mut changes = Vec::new();
     let put = |key: Key<'_>, payload: Vec<u8>| {
         let key = key.encode();

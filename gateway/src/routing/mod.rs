@@ -2,6 +2,7 @@
 
 mod ask;
 mod attempt;
+mod meter;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::{
     },
     copies::Copies,
     discovery::look::{Looked, Looker},
+    heat::{Heat, HeatSettings},
     metrics::Metrics,
     registry::{
         catalog::{Located, Lookup},
@@ -43,6 +45,8 @@ pub struct Routing {
     pub workers: Workers,
     /// What hot workers have.
     pub copies: Arc<Copies>,
+    /// How often segments are asked.
+    pub heat: Arc<Heat>,
     state: Arc<State>,
     looker: Arc<Looker>,
     metrics: Arc<Metrics>,
@@ -101,7 +105,19 @@ impl Routing {
                 Ok::<_, String>(value)
             })
             .transpose()?;
-        Ok(Self { workers, copies, state, looker, metrics, http, authorization })
+        let usual = HeatSettings::default();
+        let heat = Heat::new(usual.segments_max, usual.half_life, Instant::now().into_std());
+        Ok(Self { workers, copies, heat: Arc::new(heat), state, looker, metrics, http, authorization })
+    }
+
+    /// Counts queries there from now on.
+    pub fn measure_with(self, heat: Heat) -> Self {
+        Self { heat: Arc::new(heat), ..self }
+    }
+
+    /// What is counted for operators.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Where a segment lies; asks the store if the catalog does not know it.

@@ -29,6 +29,7 @@ impl Writing {
         Self::detached(async move {
             let _turn = this.turns.take(&id).await;
             this.settle(&id).await?;
+            this.all_locks_known(&id)?;
             let place = this.place(&id).await?;
             let copies = this.routing.copies.anywhere(&id);
             let begun = this.bury(&id, place.directory, place.entry.is_some() || !copies.is_empty()).await?;

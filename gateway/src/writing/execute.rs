@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderValue, Method, Response, StatusCode},
+    http::{HeaderValue, Method, Response, StatusCode, header},
 };
 use tokio::time::Instant;
 
@@ -27,6 +27,8 @@ pub(crate) struct Write {
     pub(crate) idempotency: Option<HeaderValue>,
     /// Token that the client sent.
     pub(crate) token: Option<Token>,
+    /// Of a client of Trough: its rows' content type.
+    pub(crate) accept: Option<HeaderValue>,
     /// When it has to be over.
     pub(crate) deadline: Instant,
 }
@@ -40,6 +42,9 @@ impl Writing {
         let repeatable = write.idempotency.is_some();
         if let Some(key) = write.idempotency {
             headers.insert(IDEMPOTENCY_HEADER, key);
+        }
+        if let Some(accept) = write.accept {
+            headers.insert(header::ACCEPT, accept);
         }
         let path = format!("/v1/hot/{id}/execute");
         let call = Call { method: Method::POST, path, headers, body: write.body, deadline: write.deadline };

@@ -18,6 +18,7 @@ mod settle;
 mod supersede;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod turns;
 
 use std::{
@@ -37,12 +38,14 @@ use crate::{
         hot::{LockInfo, LockState, Token},
     },
     discovery::Clock,
+    heat::HeatSettings,
     registry::{
         catalog::Lookup,
         ledger::{Ledger, Lock},
         state::{Amendment, State},
     },
     routing::{Routing, workers::Worker},
+    rules::{Rules as SegmentRules, Terms, TierRule},
     segment::SegmentId,
     settings::ForeignGeneration,
     store::{SegmentStore, StoreEntry, StoreFailure},
@@ -55,10 +58,10 @@ pub(crate) struct Rules {
     pub(crate) copy_max: Duration,
     /// Who gives way if somebody else puts a generation of a locked segment into the store.
     pub(crate) foreign: ForeignGeneration,
-    /// Hot copies of a raised segment that says nothing else.
-    pub(crate) copies_minimum: u32,
-    /// Most hot copies that may be asked for.
-    pub(crate) copies_maximum: u32,
+    /// Which segments may be raised and written.
+    pub(crate) segments: Arc<SegmentRules>,
+    /// When demand raises and lowers.
+    pub(crate) heat: HeatSettings,
 }
 
 /// Everything that changes segments.
@@ -99,6 +102,26 @@ impl Writing {
             promoting: Mutex::default(),
             schema_check: OnceLock::new(),
         }
+    }
+
+    /// Wall clock, ms since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Refused as long as a worker may have a lock of `id` that the registry does not know yet.
+    fn all_locks_known(&self, id: &SegmentId) -> Result<(), ApiError> {
+        if !self.state.is_adopting() || self.state.ledger().lock(id).is_some() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::Warming,
+            format!(
+                "the registry was made again a moment ago: whether a worker may write segment {id} is known \
+                 once all have reported"
+            ),
+        )
+        .retry_after_s(5))
     }
 
     /// All write locks, or the one of `only`.
@@ -274,6 +297,21 @@ fn suspended(id: &SegmentId, lock: &Lock) -> ApiError {
         ),
     )
     .retry_after_s(5)
+}
+
+/// What is in the cold range has no copies.
+fn cold_range(id: &SegmentId, terms: &Terms, what: &str) -> Result<(), ApiError> {
+    if terms.tier != TierRule::Cold {
+        return Ok(());
+    }
+    let rule = terms.source();
+    Err(ApiError::new(
+        ErrorCode::ColdRange,
+        format!(
+            "segment {id} is in the cold range ({rule} says tier = \"cold\"): it cannot be {what}; ask \
+             `springhouse tiers explain {id}`, or change the rule"
+        ),
+    ))
 }
 
 fn in_doubt(id: &SegmentId, damage: &str) -> ApiError {

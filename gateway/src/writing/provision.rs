@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Place, Writing,
     choose::{Candidate, order},
+    cold_range,
     hot::Failure,
     in_doubt, suspended,
 };
@@ -58,6 +59,9 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
+        if !request.takeover {
+            self.all_locks_known(id)?;
+        }
         let mut former = None;
         if let Some(lock) = &old {
             let holder = self.live(&lock.worker)?;
@@ -79,6 +83,12 @@ impl Writing {
             self.clear(&temporary(id, &lock.directory, lock.token)).await?;
         }
         let place = self.place(id).await?;
+        // Under a lock it may be aged by now, and still has to be written to its end.
+        if old.as_ref().is_none_or(|lock| !lock.ready) {
+            let mtime_ms = place.entry.as_ref().map(|entry| entry.mtime_ms);
+            let terms = self.rules.segments.terms(id.as_str(), mtime_ms, (self.clock)());
+            cold_range(id, terms, "provisioned for writing")?;
+        }
         let workers = self.writers(id, &place, former.as_deref())?;
         self.grant_one_of(id, old, place, &workers, schema, schema_sql).await
     }
@@ -173,6 +183,7 @@ impl Writing {
             ];
             if ledger.damage(&id).is_some() {
                 entries.push(Entry::Tombstone(id.clone(), None));
+                entries.push(Entry::Dispute(id.clone(), None));
             }
             if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
                 let record = Superseded { over: true, ..record.clone() };

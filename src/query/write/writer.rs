@@ -37,7 +37,10 @@ use super::{
     metrics::WriteMetrics,
     run::{Refusal, Run},
 };
-use crate::failpoint;
+use crate::{
+    clock::{self, Busy},
+    failpoint,
+};
 
 /// Settings of writers.
 #[derive(Debug, Clone)]
@@ -116,6 +119,7 @@ struct Job {
     execute: Execute,
     control: Arc<Control>,
     reply: oneshot::Sender<Result<ExecuteAnswer, ApiError>>,
+    _busy: Busy,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +129,8 @@ struct Queue {
     closed: bool,
     /// The thread has ended.
     ended: bool,
+    /// Since it was closed.
+    ending: Option<Busy>,
 }
 
 #[derive(Debug)]
@@ -174,7 +180,7 @@ impl Writer {
             ending,
             changes,
             metrics,
-            idle_since: Mutex::new(Instant::now()),
+            idle_since: Mutex::new(clock::now()),
         });
         let own = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -192,7 +198,7 @@ impl Writer {
     /// Applies a request. The answer comes after it is durable. Dropping the future takes a request out
     /// that has not begun; one that has goes on.
     pub async fn execute(&self, execute: Execute) -> Result<ExecuteAnswer, ApiError> {
-        let deadline = execute.deadline.min(Instant::now() + self.shared.settings.limits.timeout_max);
+        let deadline = execute.deadline.min(clock::now() + self.shared.settings.limits.timeout_max);
         let control = Arc::new(Control::new(deadline, Arc::clone(&self.shared.ending)));
         let (reply, answer) = oneshot::channel();
         {
@@ -207,7 +213,7 @@ impl Writer {
                 let message = format!("{} writes wait already for this segment", queue.jobs.len());
                 return Err(ApiError::new(ErrorCode::Overloaded, message));
             }
-            queue.jobs.push_back(Job { execute, control, reply });
+            queue.jobs.push_back(Job { execute, control, reply, _busy: Busy::begin() });
         }
         self.shared.work.notify_one();
         match tokio::time::timeout_at((deadline + 4 * GRACE).into(), answer).await {
@@ -226,7 +232,11 @@ impl Writer {
     /// How long nothing was asked of it.
     pub fn idle(&self) -> Duration {
         let queue = self.shared.queue.lock();
-        if queue.jobs.is_empty() { self.shared.idle_since.lock().elapsed() } else { Duration::ZERO }
+        if queue.jobs.is_empty() {
+            clock::now().saturating_duration_since(*self.shared.idle_since.lock())
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Takes no more requests, ends those that wait, copies the log into the database and closes it.
@@ -277,8 +287,7 @@ impl Opened {
         settings: &WriteSettings,
         ending: &Arc<AtomicBool>,
     ) -> Result<Self, ApiError> {
-        let control =
-            Arc::new(Control::new(Instant::now() + settings.limits.timeout_max, Arc::clone(ending)));
+        let control = Arc::new(Control::new(clock::now() + settings.limits.timeout_max, Arc::clone(ending)));
         let failed = |error: SqliteError| errors::from_sqlite(&error, errors::Context::default());
         let sandbox = Sandbox::open(database, Purpose::Write, &settings.limits, &control).map_err(failed)?;
         // Also the first look at the file: a log that a crash left is recovered here.
@@ -316,14 +325,20 @@ impl Done {
 
 impl Shared {
     fn close(&self) {
-        self.queue.lock().closed = true;
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        if !queue.ended {
+            queue.ending.get_or_insert_with(Busy::begin);
+        }
+        drop(queue);
         self.work.notify_all();
     }
 
     fn serve(&self, mut opened: Opened) {
         while let Some(job) = self.wait() {
+            let _busy = Busy::begin(); // also for what follows the answer
             let worked = catch_unwind(AssertUnwindSafe(|| self.commit_group(&mut opened, job)));
-            *self.idle_since.lock() = Instant::now();
+            *self.idle_since.lock() = clock::now();
             if !matches!(worked, Ok(true)) {
                 break; // what is in the connection is not to be trusted; what is in the file is
             }
@@ -335,6 +350,7 @@ impl Shared {
         for job in queue.jobs.drain(..) {
             let _ = job.reply.send(Err(closing()));
         }
+        let _busy = queue.ending.take();
         drop(queue);
         self.ended.notify_waiters();
     }

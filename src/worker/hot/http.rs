@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, header::ACCEPT},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -26,11 +26,15 @@ use springhouse_gateway::{
         types::DEADLINE_HEADER,
     },
     segment::SegmentId,
+    trough::ROWS_CONTENT_TYPE,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Hot, files::not_here};
-use crate::query::write::{Execute, Key};
+use crate::{
+    clock,
+    query::write::{Execute, Key},
+};
 
 /// Most bytes of a request that writes.
 const EXECUTE_BYTES_MAX: usize = 256 << 20;
@@ -133,7 +137,7 @@ async fn read(body: Body, bytes_max: usize, until: Instant) -> Result<Bytes, Api
 
 /// The body as `T`; an empty one is the default where there is one.
 async fn json<T: DeserializeOwned>(body: Body, empty: Option<T>) -> Result<T, ApiError> {
-    let bytes = read(body, BODY_BYTES_MAX, Instant::now() + BODY_TIME_MAX).await?;
+    let bytes = read(body, BODY_BYTES_MAX, clock::now() + BODY_TIME_MAX).await?;
     match empty {
         Some(empty) if bytes.iter().all(u8::is_ascii_whitespace) => Ok(empty),
         _ => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body: {error}"))),
@@ -251,10 +255,11 @@ struct Either {
     timeout_ms: Option<u64>,
 }
 
-fn parse_execute(bytes: &[u8]) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
+fn parse_execute(bytes: &[u8], is_trough: bool) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
     let Either { sql, statements, timeout_ms } =
         serde_json::from_slice(bytes).map_err(|error| bad(format!("the body: {error}")))?;
     let request = match (sql, statements) {
+        (Some(sql), None) if is_trough => ExecuteRequest::Trough(sql),
         (Some(sql), None) => ExecuteRequest::Script(Script { sql, timeout_ms }),
         (None, Some(statements)) => ExecuteRequest::Statements(Statements { statements, timeout_ms }),
         _ => return Err(bad("the body has either sql or statements")),
@@ -268,7 +273,7 @@ async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<ExecuteAnswer> {
-    let arrived = Instant::now();
+    let arrived = clock::now();
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let left = header(&headers, DEADLINE_HEADER)?
         .map(|digits| digits.parse().map_err(|_| bad(format!("{digits:?} is no time in ms"))))
@@ -283,10 +288,11 @@ async fn execute(
     let patience = left.map_or(longest, Duration::from_millis).min(longest);
     let bytes = read(body, EXECUTE_BYTES_MAX, arrived + patience).await?;
     let size = bytes.len();
+    let is_trough = header(&headers, ACCEPT.as_str())? == Some(ROWS_CONTENT_TYPE);
     let (request, timeout_ms, digest) = if size > PARSE_BYTES {
-        super::blocking(move || parse_execute(&bytes)).await?
+        super::blocking(move || parse_execute(&bytes, is_trough)).await?
     } else {
-        parse_execute(&bytes)?
+        parse_execute(&bytes, is_trough)?
     };
     let deadline = arrived + timeout_ms.map_or(patience, |ms| Duration::from_millis(ms).min(patience));
     let key = key.map(|text| Key { text: text.to_owned(), digest });

@@ -49,13 +49,15 @@ mod record;
 mod room;
 mod segment;
 mod settings;
+mod speed;
 mod tend;
 #[cfg(test)]
 mod tests;
 
 pub use self::settings::HotSettings;
 use self::{
-    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, tend::Queue,
+    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, speed::Speed,
+    tend::Queue,
 };
 pub(super) use self::{files::Files, tend::Loops};
 use crate::query::{
@@ -77,6 +79,7 @@ pub(super) struct Hot {
     room: Rooms,
     copies: Semaphore,
     pace: Pace,
+    speed: Speed,
     queue: Queue,
     write: WriteSettings,
     write_metrics: WriteMetrics,
@@ -110,6 +113,7 @@ impl Hot {
             room,
             copies: Semaphore::new(settings.copy_parallelism.max(1)),
             pace: Pace::new(settings.copy_bandwidth),
+            speed: Speed::default(),
             queue: Queue::default(),
             write: WriteSettings::new(limits),
             write_metrics: WriteMetrics::new(registry).map_err(other)?,
@@ -156,6 +160,8 @@ impl Hot {
             stored_bytes: self.room.stored(),
             full: self.room.is_full(),
             manifest_version: self.entries.lock().version(),
+            zone: self.settings.zone.clone(),
+            copy_bytes_per_s: self.speed.bytes_per_s(),
         }
     }
 
@@ -253,6 +259,13 @@ impl Hot {
         }
         let writing = segments.iter().filter(|segment| segment.state.lock().writer.is_some());
         futures::future::join_all(writing.map(|segment| self.close_writer(segment))).await;
+    }
+
+    /// Nothing is looked at any more.
+    #[cfg(test)]
+    pub(super) fn die(&self) {
+        self.stopping.store(true, Relaxed);
+        self.queue.close();
     }
 
     /// All segments that something is known of, by id.

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Hot, blocking, fetch::of_store, of_disk, part, segment::Segment};
 use crate::{
-    failpoint,
+    clock, failpoint,
     query::{
         CopyError, QuerySettings,
         write::{self, Copied, Marker},
@@ -86,7 +85,14 @@ impl Drop for Under<'_> {
     fn drop(&mut self) {
         // The client may have gone in the middle: what still runs for it ends.
         self.stop.store(true, Relaxed);
-        self.segment.state.lock().work = None;
+        {
+            let mut state = self.segment.state.lock();
+            state.work = None;
+            // What is begun next is not stopped by that.
+            if Arc::ptr_eq(&state.stop, &self.stop) {
+                state.stop = Arc::default();
+            }
+        }
         if let Err(error) = super::data::remove(&self.file) {
             tracing::warn!(%error, "what was made for the store stays on the disk until the next start");
         }
@@ -116,11 +122,11 @@ impl Hot {
         asked: &HotUpload,
     ) -> Result<HotUploaded, ApiError> {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
-        let begun = Instant::now();
+        let begun = clock::now();
         let outcome = self.upload_now(&segment, token, asked).await;
         self.metrics.uploads.with_label_values(&[if outcome.is_ok() { "done" } else { "failed" }]).inc();
         if outcome.is_ok() {
-            self.metrics.upload_seconds.observe(begun.elapsed().as_secs_f64());
+            self.metrics.upload_seconds.observe(clock::now().saturating_duration_since(begun).as_secs_f64());
         }
         outcome
     }

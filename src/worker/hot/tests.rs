@@ -512,6 +512,21 @@ async fn what_has_no_room_or_no_database_in_it_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_copy_follows_the_store_after_it_was_promoted_from_here() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    bench.promote(5).await;
+    bench.good("release", 5, json!({})).await;
+    let bytes = database("CREATE TABLE t(a); INSERT INTO t VALUES (7)");
+    let size = bytes.len() as u64;
+    let generation = bench.store.put(&path(PATH), bytes).expect("put").to_string();
+    bench.assign(1, &[(PATH, generation.clone(), size)], &[]);
+    bench.until(|shown| shown["generation"] == generation && shown["state"] == "available").await;
+    assert_eq!(bench.rows().await, (json!([[7]]), generation));
+}
+
+#[tokio::test]
 async fn a_lock_that_was_lost_is_given_up_and_its_writes_are_kept() {
     let bench = Bench::new().await;
     bench.provision(5, None).await;

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        tier_types::RaisedBy,
+    },
     segment::SegmentId,
     store::Generation,
 };
@@ -108,11 +111,28 @@ pub struct Tombstone {
     pub generation: Option<Generation>,
 }
 
-/// A segment that shall have hot copies.
+/// A wish about the hot copies of a segment. Rows of before had only `copies`, and programs of before read
+/// only that: to them all wishes are somebody's, and 0 copies none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raise {
-    /// How many, at least 1.
+    /// How many; 0: none, whatever heat and rules say.
     pub copies: u32,
+    /// Whose wish it is.
+    #[serde(default)]
+    pub by: RaisedBy,
+    /// Since when it is so, ms since 1970; 0: not known.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// Until when, ms since 1970; `None`: until somebody changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+impl Raise {
+    /// Somebody's wish for `copies`, at `now_ms`.
+    pub fn by_hand(copies: u32, now_ms: i64) -> Self {
+        Self { copies, by: RaisedBy::Hand, since_ms: now_ms, until_ms: None }
+    }
 }
 
 /// Checksum of a generation that was promoted through this gateway.
@@ -124,11 +144,23 @@ pub struct Checksum {
     pub checksum: String,
 }
 
+/// Several workers say, after a registry was lost, that they may write a segment, with one and the same
+/// token. Nobody may until somebody takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The token.
+    pub token: Token,
+    /// Their names.
+    pub workers: BTreeSet<String>,
+}
+
 /// One change of the ledger.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// Write lock of a segment.
     Lock(SegmentId, Option<Lock>),
+    /// Workers that claim one segment.
+    Dispute(SegmentId, Option<Dispute>),
     /// The last write lock of a segment that a newer generation ended.
     Superseded(SegmentId, Option<Superseded>),
     /// Promotion of a segment.

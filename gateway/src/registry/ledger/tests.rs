@@ -14,7 +14,7 @@ use crate::registry::{
 };
 
 fn meta() -> Meta {
-    Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false }
+    Meta::new("0".repeat(32))
 }
 
 fn id(n: u8) -> SegmentId {
@@ -142,7 +142,7 @@ fn run(state: &State, registry: &MemoryRegistry, model: &mut Model, op: &Op) {
             put(&mut model.tombstones, id(*n), value);
         }
         Op::Raise(n, copies) => {
-            write(Entry::Raise(id(*n), copies.map(|copies| Raise { copies })));
+            write(Entry::Raise(id(*n), copies.map(|copies| Raise::by_hand(copies, 1))));
             put(&mut model.raised, id(*n), *copies);
         }
         Op::Pin(n, workers) => {
@@ -304,7 +304,7 @@ fn what_was_refused_does_not_come_true_at_the_next_start() {
             Entry::Lock(id(2), Some(lock(token, 2))),
             Entry::Intent(id(1), Some(intent(1))),
             Entry::Tombstone(id(1), Some(tombstone(1))),
-            Entry::Raise(id(1), Some(Raise { copies: 2 })),
+            Entry::Raise(id(1), Some(Raise::by_hand(2, 1))),
             Entry::Pins(id(1), BTreeSet::from(["w".to_owned()])),
             Entry::Drain("w".into(), true),
             Entry::Schema(SchemaInfo { name: "s1".into(), version: 1, created_ms: 0, sql: String::new() }),
@@ -317,7 +317,7 @@ fn what_was_refused_does_not_come_true_at_the_next_start() {
     }
     registry.crash.disarm();
     assert_eq!(state.ledger().lock(&id(1)), Some(&lock(7, 1)));
-    amend(&state, |_| vec![Entry::Raise(id(3), Some(Raise { copies: 1 }))]).expect("taken");
+    amend(&state, |_| vec![Entry::Raise(id(3), Some(Raise::by_hand(1, 1)))]).expect("taken");
     let again = State::open(Box::new(registry), meta).expect("memory opens");
     let ledger = again.ledger();
     assert!(ledger.locks().eq([(&id(1), &lock(7, 1))]));

@@ -8,6 +8,7 @@ mod over_http;
 mod promote;
 mod provision;
 mod supersede;
+mod tiers;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -53,7 +54,7 @@ struct Home {
 }
 
 fn report(quota_bytes: u64) -> HotReport {
-    HotReport { quota_bytes, stored_bytes: 0, full: false, manifest_version: 0 }
+    HotReport { quota_bytes, ..HotReport::default() }
 }
 
 fn hot_lease(epoch: u64, report: HotReport) -> LeaseRequest {
