@@ -51,10 +51,10 @@ enum Story {
     Supersede,
 }
 
-/// A point that is not told of here fails the test.
-fn story(point: &str) -> Story {
+/// A point that is not told of here fails the test. `None`: another file kills there.
+fn story(point: &str) -> Option<Story> {
     let part = point.strip_prefix("gateway.").unwrap_or(point);
-    match part.split_once('.').map(|(part, _)| part) {
+    let story = match part.split_once('.').map(|(part, _)| part) {
         Some("copy") => Story::Fetch,
         Some("provision") => Story::Provision,
         Some("write") => Story::Write,
@@ -62,8 +62,13 @@ fn story(point: &str) -> Story {
         Some("drop" | "delete") => Story::Delete,
         Some("release") => Story::Release,
         Some("keep" | "supersede") => Story::Supersede,
+        Some("import" | "rebuild") => {
+            assert!(include_str!("disaster.rs").contains(point), "no test kills at {point}");
+            return None;
+        }
         _ => panic!("no test kills at {point}"),
-    }
+    };
+    Some(story)
 }
 
 /// Gateway and hot worker over a directory of HDFS, with points that can be set while they run.
@@ -302,11 +307,12 @@ fn temporaries(dir: &HdfsDir) -> Vec<String> {
 /// or the new one, whole; the same request then succeeds, and nothing is left over.
 fn killed_at_every_point() {
     let id = |n: usize| format!("seg{n:03}");
-    let ids: Vec<String> = (0..POINTS.len()).map(id).collect();
+    let points: Vec<(&str, Story)> =
+        POINTS.into_iter().filter_map(|point| Some((point, story(point)?))).collect();
+    let ids: Vec<String> = (0..points.len()).map(id).collect();
     let mut stage = Stage::new("killed", &ids);
     let mut kept = BTreeSet::new();
-    for (id, point) in ids.iter().zip(POINTS) {
-        let story = story(point);
+    for (id, (point, story)) in ids.iter().zip(points) {
         stage.prepare(story, id);
         stage.set(&format!("{point}=abort"));
         if story == Story::Supersede {
