@@ -211,6 +211,7 @@ fn killed_in_a_rebuild() {
     let (home, root) = (scratch(), scratch());
     segments::from_sql(root.path(), "seg001", "create table t (id)");
     let (data, out) = (home.path().join("data"), home.path().join("out"));
+    fs::create_dir(&data).expect("a directory");
     let store = url(root.path());
     let rebuild = |point: Option<&str>| {
         let args = ["rebuild", "--store", &store, "--data", shown(&data), "--replace", "--wait", "0s"];
