@@ -22,7 +22,7 @@ use crate::{
 };
 
 tests! {
-    [] export_and_import, killed_in_an_import, registry_in_use, verify, rebuilt_under_unpromoted_writes,
+    [] export_and_import, killed_in_an_import, killed_in_a_rebuild, registry_in_use, verify, rebuilt_under_unpromoted_writes,
        lost_without_a_word;
 }
 
@@ -204,6 +204,31 @@ fn killed_in_an_import() {
     let kept = fs::read_dir(&data).expect("a directory").flatten();
     let kept = kept.filter(|entry| entry.file_name().to_string_lossy().starts_with("registry.replaced-"));
     assert!(kept.count() >= 2, "nothing that was replaced is removed");
+}
+
+/// Wherever a rebuild is killed, there is no registry or a whole one, and the next one succeeds.
+fn killed_in_a_rebuild() {
+    let (home, root) = (scratch(), scratch());
+    segments::from_sql(root.path(), "seg001", "create table t (id)");
+    let (data, out) = (home.path().join("data"), home.path().join("out"));
+    fs::create_dir(&data).expect("a directory");
+    let store = url(root.path());
+    let rebuild = |point: Option<&str>| {
+        let args = ["rebuild", "--store", &store, "--data", shown(&data), "--replace", "--wait", "0s"];
+        let mut command = command(&args);
+        if let Some(point) = point {
+            command.env("SPRINGHOUSE_FAILPOINTS", format!("{point}=abort"));
+        }
+        run(command, LIMIT)
+    };
+    for (point, there) in [("rebuild.before_swap", false), ("rebuild.after_swap", true)] {
+        assert!(!rebuild(Some(point)).success(), "{point}");
+        let output = registry(&["export", "--data", shown(&data), shown(&out)]);
+        assert_eq!(output.success(), there, "{point}: {output:?}");
+    }
+    good(rebuild(None));
+    good(registry(&["export", "--data", shown(&data), shown(&out)]));
+    assert!(text(&out).contains("seg001"));
 }
 
 /// An export of a registry of `count` segments.

@@ -81,16 +81,23 @@ fn disk_full() {
     let dir = Hdfs::shared().dir("full");
     put(&dir, "seg000", &FIRST);
     let large = scratch();
-    let sql = "create table t (id integer primary key, filling); insert into t values (1, zeroblob(6 << 20))";
-    let file = segments::from_sql(large.path(), "seg001", &sql.replace("6 << 20", "6291456"));
+    let sql = "create table t (id integer primary key, filling); insert into t values (1, zeroblob(6291456))";
+    let file = segments::from_sql(large.path(), "seg001", sql);
     dir.put_file(&segments::relative_path("seg001"), &file, None);
     let disk = SmallDisk::new(32);
-    let ballast = disk.ballast(20);
+    let ballast = disk.ballast(26);
     let gateway = Gateway::of(&dir.url());
     let data = disk.path().join("data").display().to_string();
     let _worker = Worker::with_tier("hot", &dir.url(), &gateway, "small", &["--data", &data]);
     gateway.wait_workers(&["small"]);
     let api = gateway.api();
+    raise(api, "seg001");
+    let refused_copy = eventually("its copy is refused", LIMIT, || {
+        let copy = copy(api, "seg001");
+        (copy["state"] == "refused").then_some(copy)
+    });
+    assert!(refused_copy["reason"].as_str().is_some_and(|why| why.contains("no room")), "{refused_copy}");
+
     provision(api, "seg000", &json!({}));
     good(&execute(api, "seg000", "create table filling (bytes)"));
     let mut acknowledged = 0;
@@ -110,13 +117,6 @@ fn disk_full() {
     );
     let count = || api.query("seg000", "select count(*) from filling").rows[0][0].clone();
     assert_eq!((count(), rows(api, "seg000")), (json!(acknowledged), FIRST.to_vec()), "nothing is lost");
-
-    raise(api, "seg001");
-    let refused_copy = eventually("its copy is refused", LIMIT, || {
-        let copy = copy(api, "seg001");
-        (copy["state"] == "refused").then_some(copy)
-    });
-    assert!(refused_copy["reason"].as_str().is_some_and(|why| why.contains("no room")), "{refused_copy}");
 
     fs::remove_file(ballast).expect("room again");
     eventually("writes go on", LIMIT, || {

@@ -25,9 +25,10 @@ use parking_lot::Mutex;
 /// The environment variable.
 pub const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
 
-/// Every point, by name; those of the gateway's process begin with `gateway.`, the others are a hot worker's. A
-/// test compares this with the sources, and another one kills at each of them.
-pub const POINTS: [&str; 41] = [
+/// Every point, by name; those of the gateway's process begin with `gateway.`, those of `springhouse registry`
+/// with `import.` and `rebuild.`, the others are a hot worker's. A test compares this with the sources, and
+/// others kill at each of them.
+pub const POINTS: [&str; 46] = [
     "copy.after_rename",
     "copy.before_rename",
     "copy.saved",
@@ -49,6 +50,9 @@ pub const POINTS: [&str; 41] = [
     "gateway.supersede.ended",
     "gateway.supersede.told",
     "gateway.write.answered",
+    "import.after_swap",
+    "import.batch",
+    "import.before_swap",
     "keep.after_rename",
     "keep.before_rename",
     "promote.after_copy",
@@ -59,6 +63,8 @@ pub const POINTS: [&str; 41] = [
     "provision.after_copy",
     "provision.after_fence",
     "provision.after_record",
+    "rebuild.after_swap",
+    "rebuild.before_swap",
     "recover.after_base",
     "recover.after_file",
     "recover.before_record",

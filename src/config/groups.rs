@@ -307,14 +307,14 @@ keys! {
         ///
         /// Keep it below the time after which your supervisor kills (90 s in systemd, 30 s in Kubernetes).
         drain_max: Span<0, { 10 * MINUTE }> = "10s",
-        /// Who gives way if somebody else puts another generation of a segment into the store that is locked
-        /// for writing.
+        /// Who gives way if somebody else replaces a segment in the store that is locked for writing.
         ///
         /// supersede: the lock. It ends, with a line in the log; what was not promoted is kept aside on its
         /// holder, in a file that the next request, `segment show` and `segment locks` name; whoever writes
         /// provisions again, upon the newer generation. refuse: nobody. The lock stays, promotions are refused,
         /// until somebody releases it by force or removes the other generation. overwrite: the store. The next
-        /// promotion replaces the other generation, with a line in the log.
+        /// promotion replaces the other generation, with a line in the log. In a file:// store a changed mode or
+        /// owner makes another generation, too.
         foreign_generation: ForeignGeneration = "supersede",
         /// Memory that the embedded registry may use for its pages; it takes that as advice.
         registry_cache: Size<{ MIB }, { TIB }> = "64MiB",
