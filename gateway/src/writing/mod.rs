@@ -10,6 +10,7 @@ mod copies;
 mod delete;
 pub(crate) mod execute;
 mod hot;
+mod optimize;
 mod promote;
 mod provision;
 mod release;
@@ -20,6 +21,7 @@ mod shipped;
 mod tests;
 mod tiers;
 mod turns;
+mod work;
 
 use std::{
     collections::HashMap,

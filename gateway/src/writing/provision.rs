@@ -191,7 +191,12 @@ impl Writing {
     }
 
     /// Writes a new lock down, with the next token, in place of the one with token `before`.
-    async fn grant(&self, id: &SegmentId, before: Option<Token>, mut lock: Lock) -> Result<Lock, ApiError> {
+    pub(super) async fn grant(
+        &self,
+        id: &SegmentId,
+        before: Option<Token>,
+        mut lock: Lock,
+    ) -> Result<Lock, ApiError> {
         let id = id.clone();
         self.amend(move |ledger, next| {
             if let Some(damage) = ledger.damage_of_all() {
@@ -238,7 +243,7 @@ impl Writing {
     }
 
     /// Removes a lock that was never ready, if it is still that one.
-    async fn take_back(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+    pub(super) async fn take_back(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
         let id = id.clone();
         self.amend(move |ledger, _| {
             Ok(match ledger.lock(&id) {
@@ -272,7 +277,7 @@ impl Writing {
     }
 
     /// Workers that may take the segment, best first. `former`: whom it is taken from.
-    fn writers(
+    pub(super) fn writers(
         &self,
         id: &SegmentId,
         place: &Place,
