@@ -28,7 +28,7 @@ pub const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
 /// Every point, by name; those of the gateway's process begin with `gateway.`, those of `springhouse registry`
 /// with `import.` and `rebuild.`, the others are a hot worker's. A test compares this with the sources, and
 /// others kill at each of them.
-pub const POINTS: [&str; 46] = [
+pub const POINTS: [&str; 48] = [
     "copy.after_rename",
     "copy.before_rename",
     "copy.saved",
@@ -55,6 +55,8 @@ pub const POINTS: [&str; 46] = [
     "import.before_swap",
     "keep.after_rename",
     "keep.before_rename",
+    "optimize.after_copy",
+    "optimize.after_upload",
     "promote.after_copy",
     "promote.after_record",
     "promote.after_upload",

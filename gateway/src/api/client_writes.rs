@@ -10,8 +10,10 @@ use super::{
         ExecuteAnswer, ExecuteRequest, IDEMPOTENCY_HEADER, LockList, PromoteAnswer, PromoteRequest,
         ProvisionAnswer, ProvisionRequest, ReleaseRequest, SchemaInfo, SchemaList, SchemaRequest,
     },
+    optimize::OptimizeAnswer,
     tier_types::{RuleList, TierInfo, TierList},
     types::{DrainAnswer, RaiseAnswer, RaiseRequest},
+    work::{CancelAnswer, WorkList},
 };
 use crate::segment::SegmentId;
 
@@ -60,6 +62,21 @@ impl GatewayClient {
     pub async fn delete(&self, id: &SegmentId) -> Result<(), ClientError> {
         let url = self.url(&["v1", "segments", id.as_str()]);
         self.send(self.request(Method::DELETE, url).timeout(COPY_TIMEOUT)).await.map(drop)
+    }
+
+    /// What hot workers are doing.
+    pub async fn work(&self) -> Result<WorkList, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["v1", "work"]))).await
+    }
+
+    /// Lays a segment in the store out anew.
+    pub async fn optimize(&self, id: &SegmentId) -> Result<OptimizeAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "optimize").timeout(COPY_TIMEOUT)).await
+    }
+
+    /// Ends what is under way for a segment.
+    pub async fn cancel(&self, id: &SegmentId) -> Result<CancelAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "cancel").timeout(COPY_TIMEOUT)).await
     }
 
     /// All write locks.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     copies,
     error::{ApiError, ErrorCode},
-    health, registry, schemas, segments, tiers, workers, writes,
+    health, optimize, registry, schemas, segments, tiers, work, workers, writes,
 };
 use crate::gateway::Core;
 
@@ -35,6 +35,9 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/segments/{id}/raise", post(copies::raise))
         .route("/v1/segments/{id}/lower", post(copies::lower))
         .route("/v1/segments/{id}/pin/{worker}", put(copies::pin).delete(copies::unpin))
+        .route("/v1/segments/{id}/optimize", post(optimize::optimize))
+        .route("/v1/segments/{id}/cancel", post(work::cancel))
+        .route("/v1/work", get(work::list))
         .route("/v1/locks", get(writes::locks))
         .route("/v1/rules", get(tiers::rules))
         .route("/v1/tiers", get(tiers::list))

@@ -10,6 +10,7 @@ mod copies;
 mod delete;
 pub(crate) mod execute;
 mod hot;
+mod optimize;
 mod promote;
 mod provision;
 mod release;
@@ -21,6 +22,7 @@ mod supersede;
 mod tests;
 mod tiers;
 mod turns;
+mod work;
 
 use std::{
     collections::HashMap,

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A promotion that this process carries out, until dropped.
-struct Promoting<'a>(&'a Writing, SegmentId);
+pub(super) struct Promoting<'a>(pub(super) &'a Writing, pub(super) SegmentId);
 
 impl Drop for Promoting<'_> {
     fn drop(&mut self) {
@@ -98,13 +98,7 @@ impl Writing {
         let path = id.path_in(&lock.directory);
         let expected = self.target(id, &lock).await?;
         // From here on the others see it; the guard also ends it.
-        if self.promoting.lock().insert(id.clone(), lock.token).is_some() {
-            return Err(ApiError::new(
-                ErrorCode::Conflict,
-                format!("segment {id} is under promotion already"),
-            ));
-        }
-        let promoting = Promoting(self, id.clone());
+        let promoting = self.promoting_now(id, lock.token)?;
         self.tell_promoted(id, &worker).await;
         let intent = Intent {
             token: lock.token,
@@ -124,7 +118,7 @@ impl Writing {
     }
 
     /// Puts a verified upload in its place. Under the segment's turn.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         id: &SegmentId,
         intent: &Intent,

@@ -202,7 +202,7 @@ impl Writing {
     }
 
     /// Writes a new lock down, with the next token, in place of the one with token `before`.
-    async fn grant(
+    pub(super) async fn grant(
         &self,
         segment: &SegmentId,
         before: Option<Token>,
@@ -264,7 +264,7 @@ impl Writing {
     }
 
     /// Removes a lock that was never ready, if it is still that one.
-    async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
+    pub(super) async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
         let id = segment.clone();
         let taken = self
             .amend(move |ledger, _| {
@@ -301,7 +301,7 @@ impl Writing {
     }
 
     /// Workers that may take the segment, best first. `former`: whom it is taken from.
-    fn writers(
+    pub(super) fn writers(
         &self,
         id: &SegmentId,
         place: &Place,

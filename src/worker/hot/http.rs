@@ -23,8 +23,10 @@ use springhouse_gateway::{
             HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
             Statements, TOKEN_HEADER, Token,
         },
+        optimize::{HotOptimize, HotOptimized},
         ship::HotProvisioned,
         types::DEADLINE_HEADER,
+        work::WorkList,
     },
     segment::SegmentId,
     trough::ROWS_CONTENT_TYPE,
@@ -52,11 +54,13 @@ const PARSE_BYTES: usize = 64 << 10;
 pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>) -> Router<S> {
     Router::new()
         .route("/v1/hot", get(list))
+        .route("/v1/work", get(work))
         .route("/v1/hot/{id}", get(show).delete(remove))
         .route("/v1/hot/{id}/provision", post(provision))
         .route("/v1/hot/{id}/execute", post(execute))
         .route("/v1/hot/{id}/upload", post(upload))
         .route("/v1/hot/{id}/promoted", post(promoted))
+        .route("/v1/hot/{id}/optimize", post(optimize))
         .route("/v1/hot/{id}/release", post(release))
         .route("/v1/hot/{id}/superseded", post(superseded))
         .route("/v1/hot/{id}/work", delete(stop))
@@ -149,6 +153,10 @@ async fn list(State(hot): State<Arc<Hot>>) -> Json<HotList> {
     Json(HotList { segments: hot.list() })
 }
 
+async fn work(State(hot): State<Arc<Hot>>) -> Json<WorkList> {
+    Json(WorkList { work: hot.work(), silent: Vec::new() })
+}
+
 async fn show(State(hot): State<Arc<Hot>>, Path(id): Path<String>) -> Answer<HotStatus> {
     let segment = hot
         .find(parse_id(&id)?.as_str())
@@ -181,6 +189,17 @@ async fn upload(
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: HotUpload = json(body, None).await?;
     hot.upload(&id, token, &asked).await.map(Json)
+}
+
+async fn optimize(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<HotOptimized> {
+    let (id, token) = (parse_id(&id)?, token(&headers)?);
+    let asked: HotOptimize = json(body, None).await?;
+    hot.optimize(&id, token, &asked).await.map(Json)
 }
 
 async fn promoted(

@@ -26,6 +26,7 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{HotReport, HotSegment, Token},
+        work::Work,
     },
     segment::SegmentId,
 };
@@ -41,6 +42,7 @@ mod kill_tests;
 mod load;
 mod manifest;
 mod metrics;
+mod optimize;
 mod pace;
 mod part;
 mod promote;
@@ -293,6 +295,24 @@ impl Hot {
         list.retain(|segment| segment.state != springhouse_gateway::api::hot::CopyState::Gone);
         list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         list
+    }
+}
+
+impl Hot {
+    /// What is under way, by segment.
+    fn work(&self) -> Vec<Work> {
+        let of = |segment: &Arc<Segment>| {
+            let state = segment.state.lock();
+            let (what, done, total) = match (&state.work, &state.fetching) {
+                (Some(work), _) => (work.what.clone(), work.done, work.total),
+                (None, Some(progress)) => ("fetching".to_owned(), progress.fetched, progress.size),
+                (None, None) => return None,
+            };
+            Some(Work { segment: segment.id.to_string(), worker: String::new(), what, done, total })
+        };
+        let mut work: Vec<Work> = self.segments.read().values().filter_map(of).collect();
+        work.sort_unstable_by(|a, b| a.segment.cmp(&b.segment));
+        work
     }
 }
 
