@@ -335,8 +335,12 @@ impl Copies {
             wished.extend(self.kept());
             planner.place_all(&wished, |id| self.wish(id), set);
         } else {
-            for id in &moved {
-                planner.place_one(id, self.wish(id), set);
+            // What frees room comes before what may need it.
+            let mut wishes: Vec<(&SegmentId, Option<assign::Wished>)> =
+                moved.iter().map(|id| (id, self.wish(id))).collect();
+            wishes.sort_unstable_by(|a, b| (a.1.is_some(), a.0).cmp(&(b.1.is_some(), b.0)));
+            for (id, wish) in wishes {
+                planner.place_one(id, wish, set);
             }
         }
         let mut inner = self.inner.lock();

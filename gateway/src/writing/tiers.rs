@@ -54,6 +54,8 @@ struct Decided {
 impl Writing {
     /// One look: what rules keep hot, what grew old, what demand raises and lowers.
     pub(crate) async fn follow_tiers(self: &Arc<Self>, all_directories: bool) {
+        // With the room that workers have now.
+        self.place_copies().await;
         let this = self.clone();
         let looked = spawn_blocking(move || {
             this.routing.copies.follow_rules(all_directories);
