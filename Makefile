@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test toolchain prepare lint build unit e2e simulate demo bench audit install fmt clean
+.PHONY: help test toolchain prepare lint build unit e2e simulate demo bench scale audit install fmt clean
 
 CARGO ?= cargo
 # One selection of packages for all steps: another one may select other features of a shared
@@ -18,6 +18,7 @@ SIZE ?= full
 SEED ?= 1
 SCHEDULES ?= 10000
 STEPS ?=
+SIZES ?= 1000000 3000000 10000000
 # For `install`. PROGRAM: one that is built already.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -80,6 +81,11 @@ bench: toolchain ## Measure it end to end on real HDFS; prints a table in Markdo
 	$(call step,building (a few minutes the first time))
 	@$(CARGO) build --quiet --release --locked --workspace --bins --example bench --example hdfs_raw
 	@'$(TARGET)/release/examples/bench' --size '$(SIZE)'
+
+scale: toolchain ## Measure the registry with 1, 3 and 10 million segments; SIZES='1000000 …'
+	$(call step,building)
+	@$(CARGO) build --quiet --release --locked --package springhouse-gateway --example scale
+	@'$(TARGET)/release/examples/scale' $(SIZES)
 
 audit: ## Check licences, advisories and sources of dependencies
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \

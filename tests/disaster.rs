@@ -116,6 +116,10 @@ impl Bench {
         done(api, "/v1/segments/new0001/provision", &json!({"schema": "pages"}));
         execute(api, "new0001", "insert into t values (1), (2), (3)");
         done(api, "/v1/segments/seg001/raise", &json!({"copies": 1}));
+        // New directories are looked at again for a few seconds.
+        eventually("the store is quiet", LIMIT, || {
+            (api.get("/v1/discovery").json()["last"]["dirs_listed"] == 1).then_some(())
+        });
         Self { root, gateway, worker }
     }
 }
@@ -359,7 +363,7 @@ fn rebuilt_under_unpromoted_writes() {
         assert_eq!((&lock["token"], &lock["worker"]), (&json!(token), &json!("h1")), "{lock}");
         assert_eq!(count(api, segment), rows, "{segment}: what was acknowledged is there");
         execute(api, segment, "insert into t values (9)");
-        done(api, &format!("/v1/segments/{segment}/promote"), &json!({"release": true}));
+        done(api, &format!("/v1/segments/{segment}/promote"), &json!({}));
         assert_eq!(count(api, segment), rows + 1);
         assert!(root.path().join(segments::relative_path(segment)).exists());
     }

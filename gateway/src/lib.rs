@@ -6,6 +6,10 @@
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
 
+// The store of the benchmark is a test's, too, and calls this library by its name.
+#[cfg(test)]
+extern crate self as springhouse_gateway;
+
 pub mod api;
 pub mod copies;
 #[cfg(any(test, feature = "testing"))]
@@ -21,6 +25,8 @@ pub mod rebuild;
 pub mod registry;
 pub mod routing;
 pub mod rules;
+#[cfg(test)]
+mod scale;
 pub mod segment;
 mod settings;
 pub mod shipped;

@@ -132,6 +132,9 @@ pub fn import(
         taken.map_err(|reason| ImportError::Line { line: lines.number, reason })?;
         if import.is_full() {
             import.write()?;
+        }
+        // A large directory is written in pieces of its own.
+        if std::mem::take(&mut import.wrote) {
             step(lines.number);
         }
     };
@@ -249,6 +252,8 @@ struct Import<'a> {
     last: Option<Arc<str>>,
     rows: Vec<RowChange>,
     bytes: usize,
+    /// Something was written since the last look at this.
+    wrote: bool,
     token: Token,
     done: Imported,
 }
@@ -256,7 +261,8 @@ struct Import<'a> {
 impl<'a> Import<'a> {
     fn new(registry: &'a dyn Registry, header: Header, token: Token) -> Self {
         let done = Imported { registry_id: header.registry_id.clone(), ..Imported::default() };
-        Self { registry, header, current: None, last: None, rows: Vec::new(), bytes: 0, token, done }
+        let (current, last, rows) = (None, None, Vec::new());
+        Self { registry, header, current, last, rows, bytes: 0, wrote: false, token, done }
     }
 
     fn is_full(&self) -> bool {
@@ -271,7 +277,7 @@ impl<'a> Import<'a> {
     }
 
     fn write(&mut self) -> Result<(), RegistryError> {
-        self.bytes = 0;
+        (self.bytes, self.wrote) = (0, true);
         self.registry.commit(std::mem::take(&mut self.rows))
     }
 

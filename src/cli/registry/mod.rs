@@ -51,7 +51,7 @@ enum What {
 #[derive(Debug, Clone, clap::Args)]
 struct Source {
     /// Data directory of a gateway that is stopped; without it a running one is asked
-    #[arg(long, value_name = "DIR", conflicts_with = "gateway")]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// URL of a gateway that runs
     #[arg(long, value_name = "URL", env = "SPRINGHOUSE_GATEWAY", default_value = "http://127.0.0.1:6110")]

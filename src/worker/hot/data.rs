@@ -4,6 +4,7 @@
 //! segments/SHARD/ID.sqlite   the copy; with -wal and -shm beside it while it is written
 //! segments/SHARD/ID.json     its record
 //! segments/SHARD/ID.keys     idempotency keys of requests that were applied to it
+//! fence                      highest token of records that were removed
 //! parts/ID.part              a copy that is under way, or one that is made for the store
 //! parts/ID.json              how far it is, and of which generation
 //! parts/ID.keys              idempotency keys that come with the part; in place after it
@@ -89,6 +90,11 @@ impl Data {
     /// Its record.
     pub(super) fn record(&self, id: &SegmentId) -> PathBuf {
         self.shard(id.as_str()).join(format!("{id}.json"))
+    }
+
+    /// Highest token of records that were removed.
+    pub(super) fn fence(&self) -> PathBuf {
+        self.root.join("fence")
     }
 
     /// Its idempotency keys.

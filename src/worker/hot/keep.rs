@@ -157,8 +157,8 @@ impl Hot {
             failpoint::hit("drop.after_remove");
             hot.data.remove_part(&segment.id).map_err(of_disk)?;
             let fence = segment.state.lock().record.fence;
-            if fence == 0 {
-                // Nobody ever wrote: there is nothing to remember.
+            if fence <= hot.fences.floor() {
+                // There is nothing to remember that does not hold anyway.
                 super::data::remove(&hot.data.record(&segment.id)).map_err(of_disk)?;
                 segment.state.lock().record.copy = None;
             } else {

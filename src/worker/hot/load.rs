@@ -42,7 +42,9 @@ impl Hot {
         }
         let worthless = {
             let state = segment.state.lock();
-            state.record.copy.is_none() && state.record.fence == 0 && state.refused.is_none()
+            state.record.copy.is_none()
+                && state.record.fence <= self.fences.floor()
+                && state.refused.is_none()
         };
         if worthless {
             let _ = super::data::remove(&self.data.record(&segment.id)); // looked at again at the next start

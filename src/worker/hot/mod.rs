@@ -33,6 +33,7 @@ use springhouse_gateway::{
 use tokio::sync::{Notify, Semaphore};
 
 mod data;
+mod fences;
 mod fetch;
 mod files;
 pub(super) mod http;
@@ -75,6 +76,7 @@ const SHIPS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Hot {
     data: Data,
+    fences: fences::Fences,
     settings: HotSettings,
     segments: RwLock<HashMap<String, Arc<Segment>>>,
     /// Ids of copies that are in WAL mode: what has to be looked at now and then.
@@ -112,8 +114,10 @@ impl Hot {
         let other = |error: prometheus::Error| Error::new(ErrorKind::Other, error.to_string());
         let room = Rooms::new(&data, settings.quota_bytes).map_err(failed)?;
         let ids = data.ids().map_err(failed)?;
+        let fences = fences::Fences::open(data.fence()).map_err(failed)?;
         let hot = Arc::new(Self {
             data,
+            fences,
             segments: RwLock::default(),
             written: Mutex::default(),
             entries: Mutex::default(),
@@ -166,7 +170,11 @@ impl Hot {
     /// The same, made if nothing is known.
     fn find_or_make(&self, id: &SegmentId, path: &str) -> Arc<Segment> {
         let mut segments = self.segments.write();
-        let make = || Arc::new(Segment::new(id.clone(), record::Record::new(path)));
+        let make = || {
+            let mut record = record::Record::new(path);
+            record.fence = self.fences.floor();
+            Arc::new(Segment::new(id.clone(), record))
+        };
         Arc::clone(segments.entry(id.as_str().to_owned()).or_insert_with(make))
     }
 

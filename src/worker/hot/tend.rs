@@ -18,12 +18,13 @@ use springhouse_gateway::{
 };
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep},
 };
 
 use super::{
     Hot,
+    fences::{KEEP, LOOK_EVERY},
     fetch::{Failure, fetch},
     pace::give_way,
     part,
@@ -456,9 +457,18 @@ impl Hot {
 
     async fn keep_up(self: &Arc<Self>) {
         let begun = Instant::now();
+        let mut pruned = begun;
         loop {
             sleep(UPKEEP_EVERY).await;
             self.upkeep().await;
+            if pruned.elapsed() > LOOK_EVERY {
+                pruned = Instant::now();
+                let hot = Arc::clone(self);
+                let outcome = spawn_blocking(move || hot.prune(KEEP)).await;
+                if let Ok(Err(error)) = outcome {
+                    tracing::warn!(%error, "records of segments that are gone cannot be removed");
+                }
+            }
             if begun.elapsed() > LEFTOVERS_AFTER {
                 self.remove_leftovers();
             }

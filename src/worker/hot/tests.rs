@@ -302,6 +302,32 @@ async fn provision_write_read_promote_release() {
 }
 
 #[tokio::test]
+async fn a_fence_outlives_its_record() {
+    let bench = Bench::new().await;
+    bench.provision(10, None).await;
+    let token = [(TOKEN_HEADER, "11")];
+    let (status, _, body) = bench.send(Method::DELETE, "/v1/hot/1234567", &token, Json::Null).await;
+    assert!(status.is_success(), "{body}");
+    let record = || {
+        let all = std::fs::read_dir(bench.dir.path().join("segments")).expect("a directory").flatten();
+        let shards = all.filter_map(|shard| std::fs::read_dir(shard.path()).ok());
+        shards.flatten().flatten().any(|entry| entry.file_name() == "1234567.json")
+    };
+    let prune = |keep| {
+        let hot = bench.worker.hot.clone().expect("a hot worker");
+        hot.prune(keep).expect("disk")
+    };
+    assert!(record(), "it says which tokens are old");
+    assert_eq!((prune(Duration::from_secs(3600)), record()), (0, true), "too young");
+    assert_eq!((prune(Duration::ZERO), record()), (1, false));
+    let body = json!({"path": PATH, "generation": null, "schema_sql": ""});
+    assert_eq!(bench.refused("provision", 10, body.clone()).await, "fenced");
+    let bench = bench.restart().await;
+    assert_eq!(bench.refused("provision", 10, body).await, "fenced");
+    bench.provision(12, None).await;
+}
+
+#[tokio::test]
 async fn an_existing_generation_is_fetched_first_and_old_tokens_change_nothing() {
     let bench = Bench::new().await;
     let bytes = database("CREATE TABLE t(a); INSERT INTO t VALUES (7)");
