@@ -206,8 +206,26 @@ impl Hot {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
         let _turn = segment.turn.lock().await;
         segment.state.lock().check_token(token)?;
+        self.give_up(&segment, force).await?;
+        Ok(segment.show())
+    }
+
+    /// The gateway says that `token` is not the newest any more: what is writable under it is so no longer.
+    /// Also where a higher one was seen here, by a provision that came to nothing.
+    pub(super) async fn lose(self: &Arc<Self>, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+        let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
+        let _turn = segment.turn.lock().await;
+        let own = segment.state.lock().record.copy.as_ref().and_then(|copy| copy.token);
+        if own != Some(token) {
+            return Err(super::not_provisioned());
+        }
+        self.give_up(&segment, true).await
+    }
+
+    /// Ends writing. The caller has the segment's turn.
+    async fn give_up(self: &Arc<Self>, segment: &Arc<Segment>, force: bool) -> Result<(), ApiError> {
         // Nothing more may come while it is decided; if it stays, the next write opens it again.
-        let closed = self.hold_writer_closed(&segment).await;
+        let closed = self.hold_writer_closed(segment).await;
         let (unpromoted, generation, change) = {
             let state = segment.state.lock();
             let generation = state.record.copy.as_ref().and_then(|copy| copy.generation.clone());
@@ -220,7 +238,7 @@ impl Hot {
                  are kept aside on this worker",
             ));
         }
-        self.record(&segment, move |record| {
+        self.record(segment, move |record| {
             if let Some(copy) = &mut record.copy {
                 (copy.token, copy.change) = (None, copy.change.max(change));
             }
@@ -228,14 +246,14 @@ impl Hot {
         .await?;
         drop(closed);
         if unpromoted {
-            self.keep_aside(&segment).await?;
+            self.keep_aside(segment).await?;
         } else if generation.is_none() {
             // New, and nothing was written.
-            self.drop_copy(&segment).await?;
+            self.drop_copy(segment).await?;
         }
-        self.publish(&segment);
-        self.queue.push(id.as_str());
-        Ok(segment.show())
+        self.publish(segment);
+        self.queue.push(segment.id.as_str());
+        Ok(())
     }
 
     /// Removes everything of `id`. Writes that nobody promoted are kept aside.
