@@ -116,7 +116,8 @@ impl Schedule {
         let steps = self.shape.steps.min(steps_max);
         let mut broken_in = None;
         for step in 0..steps {
-            let pause = self.dice.delay_ms(1_500, 15_000);
+            let usual = [40, 1_500][self.dice.pick(&[1, 2])];
+            let pause = self.dice.delay_ms(usual, 15_000);
             sleep(Duration::from_millis(pause)).await;
             self.net.turn(&format!("step {step}")).await;
             self.look().await;
@@ -233,7 +234,7 @@ impl Schedule {
         for n in 0..self.shape.workers {
             self.is_down[n] &= !self.cluster.is_up(n);
         }
-        for _ in 0..1 + self.dice.pick(&[6, 2, 1]) {
+        for _ in 0..1 + self.dice.pick(&[6, 3, 1, 1]) {
             // One after the other: what begins at the same time goes on as threads race.
             self.net.turn("next").await;
             if self.dice.happens(720) { self.ask() } else { self.fault().await }
@@ -243,7 +244,7 @@ impl Schedule {
     fn ask(&mut self) {
         let (takes, disturbs) = (u64::from(self.shape.takes), u64::from(self.shape.disturbs));
         let dice = &mut self.dice;
-        let weights = [12, 2 * takes, 34, 8, 9, 4, 3, takes, 16, 3, 1, 2, disturbs, 2, 1];
+        let weights = [12, 6 * takes, 34, 8, 12, 4, 3, 3 * takes, 16, 3, 1, 2, 2 * disturbs, 2, 1];
         let ask = match dice.pick(&weights) {
             0 => Ask::Provision { takeover: false },
             1 => Ask::Provision { takeover: true },

@@ -281,6 +281,18 @@ impl Hot {
         Ok(segment.show())
     }
 
+    /// The gateway says that `token` is not the newest any more: what is writable under it is so no longer.
+    /// Also where a higher one was seen here, by a provision that came to nothing.
+    pub(super) async fn lose(self: &Arc<Self>, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+        let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
+        let _turn = segment.turn.lock().await;
+        let own = segment.state.lock().record.copy.as_ref().and_then(|copy| copy.token);
+        if own != Some(token) {
+            return Err(super::not_provisioned());
+        }
+        self.end_writing(&segment, true).await
+    }
+
     /// [`Hot::release`] under the segment's turn, whatever the token.
     pub(super) async fn end_writing(
         self: &Arc<Self>,

@@ -423,9 +423,9 @@ impl Hot {
     async fn lose_lock(self: &Arc<Self>, id: &str, token: Token) {
         let Ok(id) = SegmentId::parse(id) else { return };
         // A token that came meanwhile is not the one that was lost: then this is refused.
-        match self.release(&id, token, true).await {
+        match self.lose(&id, token).await {
             Ok(_) => tracing::warn!(segment = %id, token, "the write lock was lost to somebody else"),
-            Err(error) if matches!(error.code, ErrorCode::NotProvisioned | ErrorCode::Fenced) => {}
+            Err(error) if error.code == ErrorCode::NotProvisioned => {}
             Err(error) => {
                 tracing::error!(segment = %id, %error, "a lost write lock cannot be given up; trying again");
                 // Changes the manifest, so that the gateway says it again.

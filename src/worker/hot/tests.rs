@@ -553,6 +553,20 @@ async fn a_copy_follows_the_store_after_it_was_promoted_from_here() {
 }
 
 #[tokio::test]
+async fn a_lock_that_was_lost_to_a_provision_that_came_to_nothing_is_given_up() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    // Its token is written down, and the generation that it names is not there.
+    let nowhere = json!({"path": PATH, "generation": format!("{:032x}", 7), "schema_sql": ""});
+    bench.refused("provision", 6, nowhere).await;
+    bench.gateway.fenced.lock().push("1234567".into());
+    let bench = bench.restart().await; // says all it has
+    bench.until(|shown| shown["token"].is_null()).await;
+    assert_eq!((bench.kept().len(), crate::query::test_numbers(&bench.kept()[0], SQL)), (1, vec![1]));
+}
+
+#[tokio::test]
 async fn a_lock_that_was_lost_is_given_up_and_its_writes_are_kept() {
     let bench = Bench::new().await;
     bench.provision(5, None).await;
