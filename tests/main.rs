@@ -19,11 +19,14 @@ mod cluster_faults;
 mod config;
 mod conformance;
 mod demo_runs;
+mod disaster;
 mod docs;
 mod fstab;
 mod harness;
 mod hostile_sql;
 mod life;
+mod life_faults;
+mod life_outages;
 mod load;
 mod mount_cache;
 mod mount_daemon;
@@ -40,13 +43,20 @@ mod selftest;
 mod ship;
 mod store_contract;
 mod tiers;
+mod trough;
+mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 30] = [
+const TESTS: [&[registry::Test]; 35] = [
+    life_faults::TESTS,
+    life_outages::TESTS,
     life::TESTS,
+    trough::TESTS,
     tiers::TESTS,
+    trough_migration::TESTS,
+    disaster::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,

@@ -39,7 +39,7 @@ fn worker(n: usize, quota_bytes: u64) -> HotWorker {
 }
 
 fn open(segments: usize, home: &std::path::Path) -> Result<State, Box<dyn std::error::Error>> {
-    let meta = || Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false };
+    let meta = || Meta::new("0".repeat(32));
     let state = State::open(Box::new(SledRegistry::open(home, 64 << 20)?), meta)?;
     let facts = Facts { generation: Generation([7; 16]), size: SIZE, mtime_ms: 0 };
     for first in (0..segments).step_by(1000) {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 /// with or without having had its effect; unless it fails only `once`, so does every later one, as if the
 /// process had died there.
 #[derive(Debug)]
-pub(crate) struct Crash {
+pub struct Crash {
     left: AtomicI64,
     after: AtomicBool,
     once: AtomicBool,
@@ -50,7 +50,7 @@ impl Default for Crash {
 
 impl Crash {
     /// The `n`-th call from now (from 0) fails; `after`: with its effect.
-    pub(crate) fn arm(&self, n: u32, after: bool, once: bool) {
+    pub fn arm(&self, n: u32, after: bool, once: bool) {
         self.after.store(after, SeqCst);
         self.once.store(once, SeqCst);
         *self.calls.lock() = 0;
@@ -58,12 +58,12 @@ impl Crash {
     }
 
     /// Nothing fails any more.
-    pub(crate) fn disarm(&self) {
+    pub fn disarm(&self) {
         self.left.store(i64::MAX, SeqCst);
     }
 
     /// Whether the call it was armed for has come.
-    pub(crate) fn happened(&self) -> bool {
+    pub fn happened(&self) -> bool {
         self.left.load(SeqCst) < 0
     }
 

@@ -29,8 +29,9 @@ use crate::{
     },
     heat::Heat,
     metrics::Metrics,
+    rebuild::epoch_after_loss,
     registry::{
-        Meta, Registry, RegistryError,
+        Adopting, Meta, Registry, RegistryError, places,
         sled::SledRegistry,
         state::{Change, State},
     },
@@ -38,6 +39,7 @@ use crate::{
     rules::Rules as SegmentRules,
     settings::Settings,
     store::{SegmentStore, StoreFailure},
+    trough,
     writing::{Rules, SchemaCheck, Writing},
 };
 
@@ -102,7 +104,7 @@ impl Gateway {
     /// Opens the registry, checks the store's owner marker, starts discovery. Answers as soon as the
     /// catalog of the last run is loaded: the first discovery pass goes on in the background.
     pub async fn start(settings: Settings, store: Arc<dyn SegmentStore>) -> Result<Self, StartError> {
-        let (directory, cache) = (settings.data_dir.clone(), settings.registry_cache_bytes);
+        let (directory, cache) = (places::current(&settings.data_dir), settings.registry_cache_bytes);
         let open = move || -> Result<Box<dyn Registry>, RegistryError> {
             Ok(Box::new(SledRegistry::open(&directory, cache)?))
         };
@@ -119,7 +121,7 @@ impl Gateway {
         check(&settings)?;
         let state = blocking(move || State::open(registry()?, new_meta)).await?;
         let state = Arc::new(state);
-        own(&settings, &*store, &state).await?;
+        own(&settings, &*store, &state, clock()).await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
         let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
         let segment_rules = Arc::new(segment_rules(&settings)?);
@@ -193,10 +195,21 @@ impl Gateway {
         router::router(self.core.clone())
     }
 
+    /// Trough's ports, a router each. Serve them as [`Gateway::router`]; after [`Gateway::shutdown`] they
+    /// answer that it is over.
+    pub fn trough(&self, settings: trough::PortSettings) -> trough::PortRouters {
+        trough::PortRouters::new(self.core.clone(), settings)
+    }
+
     /// Makes requests for worker `name` go to `router` in this process instead of the URL in its lease.
     /// The worker still has to take a lease through [`Gateway::registrar`].
     pub fn attach_local(&self, name: &str, router: axum::Router) {
         self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
+    }
+
+    /// Catalog and ledger, for whoever wants to look without HTTP.
+    pub fn state(&self) -> Arc<State> {
+        self.core.state.clone()
     }
 
     /// Its insides, for tests.
@@ -254,8 +267,11 @@ async fn upkeep(
     interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let started = Instant::now();
     while !*stop.borrow_and_update() {
+        end_adoption(&state, started).await;
         writing.settle_all().await;
+        writing.supersede_all().await;
         writing.place_copies().await;
         for (directory, id) in discovery.take_strays() {
             writing.collect_strays(&directory, &id).await;
@@ -263,6 +279,7 @@ async fn upkeep(
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }
+        writing.forget_superseded().await;
         tokio::select! {
             () = state.moved() => {}
             () = tokio::time::sleep(interval) => {}
@@ -292,6 +309,22 @@ async fn tiers(
             () = tokio::time::sleep(interval) => {}
             changed = stop.changed() => if changed.is_err() { break },
         }
+    }
+}
+
+/// A registry that was made again knows all locks that there are, once workers had the time to report.
+async fn end_adoption(state: &Arc<State>, started: Instant) {
+    let Some(adopting) = state.meta().adopting else { return };
+    if started.elapsed() < Duration::from_millis(adopting.wait_ms) {
+        return;
+    }
+    let ended = {
+        let state = state.clone();
+        blocking(move || state.update_meta(|meta| meta.adopting = None)).await
+    };
+    match ended {
+        Ok(()) => tracing::info!("the locks that workers reported are all there are"),
+        Err(error) => tracing::warn!(%error, "the registry cannot note that all workers have reported"),
     }
 }
 
@@ -344,11 +377,16 @@ fn segment_rules(settings: &Settings) -> Result<SegmentRules, StartError> {
 
 fn new_meta() -> Meta {
     let id: u128 = rand::random();
-    Meta { registry_id: format!("{id:032x}"), epoch: 0, store_url: None, discovered: false }
+    Meta::new(format!("{id:032x}"))
 }
 
 /// Makes sure that this registry and the store belong together.
-async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) -> Result<(), StartError> {
+async fn own(
+    settings: &Settings,
+    store: &dyn SegmentStore,
+    state: &Arc<State>,
+    now_ms: i64,
+) -> Result<(), StartError> {
     let (url, meta) = (store.url(), state.meta());
     let known = meta.store_url.as_deref() == Some(url.as_str());
     if let Some(other) = meta.store_url.as_deref().filter(|_| !known && !settings.take_over_store) {
@@ -358,9 +396,14 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
             settings.data_dir.display()
         )));
     }
+    let mut take_up_locks = false;
     match claim(store, &meta.registry_id, settings.take_over_store).await {
         Ok(Claim::Ours) => {}
-        Ok(Claim::Taken) => tracing::info!(store = url, "the store is marked as this registry's"),
+        Ok(Claim::Taken) => {
+            tracing::info!(store = url, "the store is marked as this registry's");
+            // Perhaps another one had it, and its workers have locks.
+            take_up_locks = meta.store_url.is_none() && settings.take_over_store;
+        }
         Ok(Claim::ReadOnly(reason)) => tracing::warn!(
             store = url,
             reason,
@@ -386,6 +429,7 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
     }
     if !known {
         let state = state.clone();
+        let wait_ms = u64::try_from(settings.lease_ttl.as_millis()).unwrap_or(u64::MAX).saturating_mul(4);
         blocking(move || {
             // Of another store nothing holds.
             let gone = state.catalog().directories().map(|(path, _)| Change::Removed(path.clone())).collect();
@@ -393,6 +437,10 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
             state.update_meta(|meta| {
                 meta.store_url = Some(url);
                 meta.discovered = false;
+                if take_up_locks {
+                    meta.epoch = meta.epoch.max(epoch_after_loss(now_ms));
+                    meta.adopting = Some(Adopting { known: 0, wait_ms });
+                }
             })
         })
         .await?;

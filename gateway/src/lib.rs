@@ -8,14 +8,16 @@
 
 pub mod api;
 pub mod copies;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod crash;
 pub mod discovery;
+pub mod failpoint;
 mod gateway;
 pub mod heat;
 pub mod leases;
 pub mod metrics;
 pub mod placement;
+pub mod rebuild;
 pub mod registry;
 pub mod routing;
 pub mod rules;
@@ -23,6 +25,8 @@ pub mod segment;
 mod settings;
 pub mod shipped;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod trough;
 pub mod writing;
 

@@ -1,4 +1,5 @@
-//! A configuration file: flat TOML, then perhaps arrays of tables; with the line of every key.
+//! A configuration file: flat TOML, then perhaps arrays of tables; with the line of every key. Of a few
+//! prefixes a table may be made.
 
 use std::{
     fs::File,
@@ -6,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use toml_edit::{Document, Item, Table, Value};
+use toml_edit::{Document, Item, Table, TableLike, Value};
 
 use super::{
     keys::{KeySpec, TableSpec},
@@ -16,6 +17,9 @@ use super::{
 
 /// Largest file that is read, in bytes: a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Tables that a file may have: `[trough]` with `read` is `trough_read`.
+const TABLES: [&str; 1] = ["trough"];
 
 /// The text of a configuration file.
 pub(crate) fn read(path: &Path) -> Result<String, Problem> {
@@ -53,11 +57,13 @@ pub(crate) fn parse(
             return Default::default();
         }
     };
-    let table = document.as_table();
-    let (mut given, mut tables) = (Vec::new(), Vec::new());
-    for (name, item) in table {
-        let offset = offset(table, name, item);
+    let (mut given, mut tables) = (Vec::<Given>::new(), Vec::new());
+    for (name, offset, item) in entries(document.as_table()) {
+        let name = name.as_str();
         match (specs.iter().find(|spec| spec.name == name), scalar(item)) {
+            (Some(spec), Some(_)) if given.iter().any(|given| given.key == spec.name) => {
+                file.wrong(offset, format!("{name} stands here twice, once in a table; remove one"));
+            }
             (Some(spec), Some(text)) => {
                 given.push(Given { key: spec.name, text, source: file.source(offset) });
             }
@@ -142,13 +148,29 @@ impl Parser<'_> {
     }
 }
 
-fn offset(table: &Table, name: &str, item: &Item) -> usize {
+fn offset(table: &dyn TableLike, name: &str, item: &Item) -> usize {
     let span = table.key(name).and_then(|key| key.span()).or_else(|| item.span());
     span.map_or(0, |span| span.start)
 }
 
 fn not_scalar(spec: &KeySpec) -> String {
     format!("{} is neither text, number nor true/false; give {}", spec.name, spec.allowed)
+}
+
+/// Keys and values of the file, those of [`TABLES`] under their whole names, with their offsets.
+fn entries(table: &dyn TableLike) -> Vec<(String, usize, &Item)> {
+    let mut entries = Vec::new();
+    for (name, item) in table.iter() {
+        match item.as_table_like().filter(|_| TABLES.contains(&name)) {
+            Some(members) => entries.extend(
+                members
+                    .iter()
+                    .map(|(member, item)| (format!("{name}_{member}"), offset(members, member, item), item)),
+            ),
+            None => entries.push((name.to_owned(), offset(table, name, item), item)),
+        }
+    }
+    entries
 }
 
 fn unknown(role: &str, specs: &[KeySpec], name: &str) -> String {

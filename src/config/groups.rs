@@ -8,6 +8,7 @@ use springhouse_fuse::{
     memory::MEMORY_BYTES_MIN,
     store::StoreUrl,
 };
+use springhouse_gateway::ForeignGeneration;
 
 use super::{
     keys::keys,
@@ -49,6 +50,8 @@ words! {
         Off = "off",
     }
 }
+
+words! { impl ForeignGeneration { Supersede = "supersede", Refuse = "refuse", Overwrite = "overwrite", } }
 
 words! { impl WriteMode { Stream = "stream", Staged = "staged", } }
 
@@ -304,6 +307,15 @@ keys! {
         ///
         /// Keep it below the time after which your supervisor kills (90 s in systemd, 30 s in Kubernetes).
         drain_max: Span<0, { 10 * MINUTE }> = "10s",
+        /// Who gives way if somebody else puts another generation of a segment into the store that is locked
+        /// for writing.
+        ///
+        /// supersede: the lock. It ends, with a line in the log; what was not promoted is kept aside on its
+        /// holder, in a file that the next request, `segment show` and `segment locks` name; whoever writes
+        /// provisions again, upon the newer generation. refuse: nobody. The lock stays, promotions are refused,
+        /// until somebody releases it by force or removes the other generation. overwrite: the store. The next
+        /// promotion replaces the other generation, with a line in the log.
+        foreign_generation: ForeignGeneration = "supersede",
         /// Memory that the embedded registry may use for its pages; it takes that as advice.
         registry_cache: Size<{ MIB }, { TIB }> = "64MiB",
         /// Take a store that another registry has marked as its own.

@@ -20,6 +20,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 pub mod tiers;
+pub mod trough;
 pub mod value;
 
 pub use self::{

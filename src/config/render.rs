@@ -157,6 +157,11 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "ship_every" => "30s",
         "ship_pages" => "1000",
         "hdfs_block_size" => "128MiB",
+        "trough_read" => "0.0.0.0:6444",
+        "trough_write" => "0.0.0.0:6222",
+        "trough_manager" => "0.0.0.0:6111",
+        "trough_local" => "0.0.0.0:6112",
+        "trough_host" => "trough.example.org",
         _ => "",
     }
 }

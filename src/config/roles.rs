@@ -7,6 +7,7 @@ use super::{
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
     tiers::{RuleList, TierKeys},
+    trough::TroughKeys,
 };
 
 role! {
@@ -62,6 +63,8 @@ role! {
         gateway: GatewayKeys,
         /// Hot copies: how many, and when by themselves.
         tiers: TierKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// How workers prove themselves.
         secret: SecretKeys,
         /// Logging.
@@ -82,6 +85,8 @@ role! {
         gateway: GatewayKeys,
         /// Hot copies: how many, and when by themselves.
         tiers: TierKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// What kind of worker.
         worker: WorkerKeys,
         /// Its local copies.

@@ -297,6 +297,7 @@ impl GatewayKeys {
             drain_max: self.drain_max.duration(),
             secret: secret.map(|secret| secret.reveal().to_owned()),
             take_over_store: self.take_over_store,
+            foreign_generation: self.foreign_generation,
             registry_cache_bytes: self.registry_cache.bytes(),
             write_bytes_max: usize::try_from(self.write_size_max.bytes()).unwrap_or(usize::MAX),
             copy_max: self.copy_max.duration(),

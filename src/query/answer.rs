@@ -3,11 +3,7 @@
 //! The SQLite thread sends chunks of whole rows through a short queue: a slow client holds it up, but
 //! not beyond the query's deadline. A small answer needs no queue; it arrives whole.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -92,7 +88,7 @@ impl Rest {
         let deadline = self.cancel.0.deadline();
         let error = match tokio::time::timeout_at((deadline + GRACE).into(), self.chunks.recv()).await {
             Ok(Some(chunk)) => return chunk,
-            Ok(None) if Instant::now() < deadline => {
+            Ok(None) if crate::clock::now() < deadline => {
                 ApiError::new(ErrorCode::Internal, "the query ended without an end")
             }
             Ok(None) | Err(_) => errors::stopped(Stop::Deadline),

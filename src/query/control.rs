@@ -66,7 +66,7 @@ impl Control {
             Some(Stop::Cancelled)
         } else if self.ending.load(Ordering::Relaxed) {
             Some(Stop::ShuttingDown)
-        } else if Instant::now() >= self.deadline {
+        } else if crate::clock::now() >= self.deadline {
             Some(Stop::Deadline)
         } else {
             None

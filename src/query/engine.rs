@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -33,6 +33,7 @@ use super::{
     sandbox,
     threads::{Job, Queue},
 };
+use crate::clock::{self, Busy};
 
 /// Prepares SQLite for this process; before any other use of it.
 ///
@@ -96,7 +97,7 @@ impl Engine {
     /// Runs a query. Returns when its first rows are there or it has failed; dropping this future, or
     /// the answer, cancels it.
     pub async fn query(&self, query: Query) -> Result<Answer, ApiError> {
-        let arrived = Instant::now();
+        let arrived = clock::now();
         if let Some(rows) = query.rows_max
             && rows > self.shared.settings.rows_max
         {
@@ -111,7 +112,7 @@ impl Engine {
         let cancel = CancelOnDrop(Arc::clone(&control));
         let (reply, head) = oneshot::channel();
         let sender = Sender::new(reply, Arc::clone(&control), Handle::current());
-        self.shared.push(Job { query, control, sender, arrived })?;
+        self.shared.push(Job { query, control, sender, arrived, _busy: Busy::begin() })?;
         match tokio::time::timeout_at((deadline + GRACE).into(), head).await {
             Ok(Ok(Ok(head))) => Ok(Answer::new(head, format, cancel)),
             Ok(Ok(Err(error))) => Err(error),
@@ -220,7 +221,7 @@ impl Shared {
                 Some(failure.error.code)
             }
         };
-        self.metrics.seconds.observe(job.arrived.elapsed().as_secs_f64());
+        self.metrics.seconds.observe(clock::now().saturating_duration_since(job.arrived).as_secs_f64());
         match error.map(serde_json::to_value) {
             None => self.metrics.outcome("ok"),
             Some(_) if job.control.stop() == Some(Stop::Cancelled) => self.metrics.outcome("cancelled"),

@@ -6,6 +6,7 @@
 //! is [`SegmentFiles`], which the worker implements.
 
 mod answer;
+mod archive_it;
 mod authorize;
 mod control;
 mod copying;
@@ -43,4 +44,4 @@ pub use self::{
 };
 
 #[cfg(test)]
-pub(crate) use self::tests::{make_database as make_test_database, test_numbers};
+pub(crate) use self::tests::{make_database as make_test_database, test_numbers, test_rows};

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{Query, answer::Sender, control::Control, engine::Shared};
+use crate::clock::Busy;
 
 /// How often the watch looks: a stopped query is taken to be stuck at the second look.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
@@ -28,6 +29,7 @@ pub(super) struct Job {
     pub(super) control: Arc<Control>,
     pub(super) sender: Sender,
     pub(super) arrived: Instant,
+    pub(super) _busy: Busy,
 }
 
 /// What waits and what runs.
@@ -91,6 +93,7 @@ impl Shared {
                     self.work.wait(&mut queue);
                 }
             };
+            let _busy = Busy::begin(); // also for what follows the answer
             self.work_on(job);
             let replaced = {
                 let mut queue = self.queue.lock();

@@ -38,6 +38,7 @@ use super::{
     lease::LeaseState,
 };
 use crate::{
+    clock,
     mount::ControlClient,
     query::{Engine, Query, SegmentFiles},
 };
@@ -135,12 +136,13 @@ enum Source {
 }
 
 async fn respond(service: &Service, from: Source, id: &str, headers: &HeaderMap, body: Body) -> Response {
-    let arrived = Instant::now();
+    let arrived = clock::now();
     let mut response = match answer(service, from, id, headers, body, arrived).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
-    let elapsed = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let elapsed =
+        u64::try_from(clock::now().saturating_duration_since(arrived).as_micros()).unwrap_or(u64::MAX);
     response.headers_mut().insert(ELAPSED_HEADER, HeaderValue::from(elapsed));
     response.headers_mut().insert(WORKER_HEADER, service.name.clone());
     response

@@ -9,7 +9,8 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
+    time::SystemTime,
 };
 
 use axum::{Router, http::HeaderValue};
@@ -44,7 +45,7 @@ mod tests;
 
 pub use self::{
     hot::HotSettings,
-    settings::{Access, WorkerSettings},
+    settings::{Access, WallClock, WorkerSettings},
 };
 
 /// How long giving up the lease may take at a stop.
@@ -101,7 +102,9 @@ impl Worker {
             }
         };
 
-        let epoch = SystemTime::now()
+        let epoch = settings
+            .clock
+            .now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let request = LeaseRequest {
@@ -183,6 +186,19 @@ impl Worker {
             watcher.abort();
         }
         stop_mount(self.child).await;
+    }
+}
+
+#[cfg(test)]
+impl Worker {
+    /// Ends everything that goes on by itself, with nothing finished: all that can be done of kill -9 to a part
+    /// of a process. What runs on threads ends by itself.
+    pub(crate) fn kill(mut self) {
+        self.lease.abort();
+        drop(self.loops.take());
+        if let Some(hot) = &self.hot {
+            hot.die();
+        }
     }
 }
 

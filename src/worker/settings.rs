@@ -1,10 +1,18 @@
 //! What a worker is told, resolved once.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use springhouse_fuse::store::StoreUrl;
 
 use super::hot::HotSettings;
+#[cfg(test)]
+use crate::query::SegmentFiles;
 use crate::{mount::MountSettings, query::QuerySettings};
 
 /// How a worker reads segments.
@@ -29,6 +37,34 @@ impl FromStr for Access {
             "direct" => Ok(Self::Direct),
             other => Err(format!("{other:?} is not a way to read segments: auto, fuse or direct")),
         }
+    }
+}
+
+/// The host's clock: the machine's, or one that a simulation sets wrong.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+
+impl WallClock {
+    /// Another than the machine's.
+    pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// What it shows.
+    pub fn now(&self) -> SystemTime {
+        (self.0)()
+    }
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self::new(SystemTime::now)
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WallClock")
     }
 }
 
@@ -60,6 +96,11 @@ pub struct WorkerSettings {
     pub shutdown_grace: Duration,
     /// The query engine.
     pub query: QuerySettings,
+    /// Numbers the starts of the worker.
+    pub clock: WallClock,
+    /// In the place of the store's files.
+    #[cfg(test)]
+    pub(crate) files: Option<Arc<dyn SegmentFiles>>,
 }
 
 impl WorkerSettings {
@@ -83,6 +124,9 @@ impl WorkerSettings {
             cluster_secret: None,
             shutdown_grace: Duration::from_secs(10),
             query: QuerySettings::default(),
+            clock: WallClock::default(),
+            #[cfg(test)]
+            files: None,
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum ErrorCode {
     Fenced,
     /// The segment is not provisioned for writing.
     NotProvisioned,
+    /// The segment's write lock ended: somebody else put a newer generation into the store.
+    Superseded,
     /// The holder of the segment's write lock is not alive.
     LockSuspended,
     /// The segment's write lock forbids it: release or promote first.
@@ -96,6 +98,7 @@ impl ErrorCode {
             | Self::Conflict
             | Self::Fenced
             | Self::NotProvisioned
+            | Self::Superseded
             | Self::Locked
             | Self::ColdRange
             | Self::Unpromoted => (S::CONFLICT, false),

@@ -60,6 +60,7 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Result<Response, A
         let deleting = ledger.tombstones().filter(|(_, tombstone)| tombstone.done_ms.is_none()).count();
         for (kind, n) in [
             ("locks", ledger.locks().count()),
+            ("superseded", ledger.all_superseded().count()),
             ("promotions", ledger.intents().count()),
             ("deletions", deleting),
             ("raised_or_pinned", ledger.wished().count()),

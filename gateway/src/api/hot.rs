@@ -8,6 +8,7 @@
 //! POST /v1/segments/{id}/query                   POST   /v1/hot/{id}/query
 //! POST /v1/segments/{id}/promote                 POST   /v1/hot/{id}/upload, then /v1/hot/{id}/promoted
 //! POST /v1/segments/{id}/release                 POST   /v1/hot/{id}/release
+//! (a newer generation in the store)              POST   /v1/hot/{id}/superseded
 //! DELETE /v1/segments/{id}                       DELETE /v1/hot/{id}
 //! POST /v1/segments/{id}/raise, …/lower          (by way of the assignment)
 //!                                                GET    /v1/hot, /v1/hot/{id}, /health/{id}
@@ -30,6 +31,9 @@ pub const TOKEN_HEADER: &str = "springhouse-token";
 /// Answer header of a query of a segment whose write lock is suspended: `suspended`. The answer is from the
 /// last promoted generation; what the holder of the lock has beyond it is not in it.
 pub const LOCK_HEADER: &str = "springhouse-lock";
+/// Answer header of a query while the gateway cannot read the store: `unreachable`. The answer is from a copy,
+/// and nobody knows whether the store has a newer generation.
+pub const STORE_HEADER: &str = "springhouse-store";
 /// Request header of `execute`: a request with a key that was applied before is answered as it was then,
 /// and changes nothing. 1 to 200 bytes of visible ASCII.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
@@ -123,6 +127,38 @@ pub struct LockInfo {
 pub struct LockList {
     /// By segment.
     pub locks: Vec<LockInfo>,
+    /// Those that a newer generation ended within a week, and whose segment was not provisioned since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<SupersededInfo>,
+}
+
+/// A write lock that ended because somebody else put a newer generation into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupersededInfo {
+    /// The segment.
+    pub segment: String,
+    /// Who held it.
+    pub worker: String,
+    /// Its fencing token.
+    pub token: Token,
+    /// When it ended, ms since 1970.
+    pub at_ms: i64,
+    /// Generation that its writes built upon; absent: the store had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Generation that took its place.
+    pub generation: String,
+    /// Whether the holder has heard of it, and has kept aside what was not promoted.
+    pub heard: bool,
+    /// File in the holder's directory `hot/kept` that has what was not promoted; absent: there was nothing, or
+    /// it has not heard of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Transactions in it that were not promoted.
+    pub transactions: u64,
+    /// The holder has come back without its data: what was not promoted is gone with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// One statement of an [`ExecuteRequest`].
@@ -147,6 +183,10 @@ pub enum ExecuteRequest {
     Statements(Statements),
     /// A script: one or more statements without parameters.
     Script(Script),
+    /// The same of one of Trough's clients: SQL is understood as by Trough. Not in JSON: what the request
+    /// accepts says it.
+    #[serde(skip)]
+    Trough(String),
 }
 
 /// `{"statements": […]}`
@@ -306,6 +346,22 @@ pub struct HotPromoted {
     pub generation: String,
     /// [`HotUploaded::change`].
     pub change: u64,
+}
+
+/// Answer to `POST /v1/hot/{id}/superseded`: the write lock under the token of the header is over. The segment
+/// is closed for writing under it, and what was not promoted is kept aside. Repeating it is harmless, and a
+/// higher token is no obstacle: nothing under that one is touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotAside {
+    /// Whether the worker ever heard of this token; `false`: it has lost its data.
+    #[serde(default)]
+    pub known: bool,
+    /// Name of the file in the directory `kept`; `None`: there was nothing to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Transactions in it that were not promoted.
+    #[serde(default)]
+    pub transactions: u64,
 }
 
 /// State of a copy on a hot worker.

@@ -8,6 +8,7 @@ pub mod error;
 mod health;
 pub mod hot;
 pub mod optimize;
+mod registry;
 pub(crate) mod router;
 mod schemas;
 mod segments;

@@ -4,12 +4,14 @@
 //! Both sides are versioned and go over the wire as changes, so a heartbeat costs the same whatever the
 //! number of segments, and a change costs what has changed.
 
+pub(crate) mod adopt;
 mod assign;
 mod desk;
 mod manifests;
 #[cfg(test)]
 mod tests;
 mod tiers;
+mod verify;
 
 pub use self::manifests::Written;
 
@@ -22,7 +24,12 @@ use std::{
 use parking_lot::Mutex;
 
 pub use self::assign::Trial;
-use self::{assign::Planner, desk::Desks, manifests::Manifests, tiers::Kept};
+use self::{
+    assign::Planner,
+    desk::Desks,
+    manifests::{Holding, Manifests},
+    tiers::Kept,
+};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -39,6 +46,9 @@ use crate::{
     segment::SegmentId,
     store::Generation,
 };
+
+/// Segments of a manifest that are looked at together: others wait for as long as that takes.
+const AT_ONCE: usize = 1_000;
 
 /// A hot worker with a lease, as the leases know it.
 #[derive(Debug, Clone)]
@@ -111,20 +121,28 @@ impl Copies {
     /// Takes up a manifest.
     pub fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ApiError> {
         let segments = manifests::parse(manifest).map_err(|e| ApiError::new(ErrorCode::BadRequest, e))?;
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let Some(changed) = inner.manifests.apply(name, manifest, segments) else {
+        let changed = match manifest.base {
+            None => self.replace(name, manifest, segments),
+            Some(_) => self.inner.lock().manifests.apply(name, manifest, segments),
+        };
+        let Some(changed) = changed else {
             return Ok(ManifestAnswer { send_all: true, fenced: Vec::new() });
         };
-        for id in &changed {
-            // What another worker gives up may have waited for this copy.
-            for (worker, _) in inner.manifests.copies(id) {
-                if &**worker != name {
-                    inner.desks.of(worker).reconsider(id);
+        for some in changed.chunks(AT_ONCE) {
+            let mut inner = self.inner.lock();
+            let inner = &mut *inner;
+            for id in some {
+                inner.manifests.index(name, id);
+                // What another worker gives up may have waited for this copy.
+                for (worker, _) in inner.manifests.copies(id) {
+                    if &**worker != name {
+                        inner.desks.of(worker).reconsider(id);
+                    }
                 }
+                inner.desks.of(name).reported(id, inner.manifests.copy(name, id).is_some());
             }
-            inner.desks.of(name).reported(id, inner.manifests.copy(name, id).is_some());
         }
+        let inner = self.inner.lock();
         // Not only of those that changed: a lock may have been taken from it since.
         let ledger = self.state.ledger();
         let is_old = |id: &SegmentId, token: Token| {
@@ -135,6 +153,30 @@ impl Copies {
         let mut fenced: Vec<String> = writable.map(|(id, _)| id.to_string()).collect();
         fenced.sort_unstable();
         Ok(ManifestAnswer { send_all: false, fenced })
+    }
+
+    /// Takes up a whole manifest: made, compared and freed outside the lock, which heartbeats and queries
+    /// want meanwhile.
+    fn replace(
+        &self,
+        name: &str,
+        manifest: &Manifest,
+        segments: Vec<(SegmentId, Option<manifests::Copy>)>,
+    ) -> Option<Vec<SegmentId>> {
+        let Some(holding) = Holding::whole(manifest, segments) else {
+            tracing::warn!(
+                worker = name,
+                "the digest of a whole manifest does not match; it is asked for anew"
+            );
+            self.inner.lock().manifests.clear(name);
+            return None;
+        };
+        let mut changed: Vec<SegmentId> = holding.ids().cloned().collect();
+        let old = self.inner.lock().manifests.replace(name, holding);
+        changed.extend(old.iter().flat_map(Holding::ids).cloned());
+        changed.sort_unstable();
+        changed.dedup();
+        Some(changed)
     }
 
     /// The highest token in a manifest.

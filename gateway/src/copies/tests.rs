@@ -83,7 +83,7 @@ fn a_copy_that_may_not_go_yet_is_named_once_it_may() {
 
 #[test]
 fn who_lives_is_asked_in_ones_turn() {
-    let meta = || Meta { registry_id: "0".into(), epoch: 0, store_url: None, discovered: false };
+    let meta = || Meta::new("0");
     let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("a registry");
     let rules = CopyRules {
         rules: Arc::new(Rules::new(Vec::new(), 1, 4).expect("no rules")),

@@ -141,6 +141,11 @@ impl Discovery {
         }
     }
 
+    /// The store that is discovered.
+    pub fn store(&self) -> &dyn SegmentStore {
+        &*self.store
+    }
+
     /// Ends the running pass at its next directory and waits for it.
     pub async fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -174,6 +179,10 @@ impl Discovery {
         };
         let report = pass.run(number, full).await;
         self.running.store(false, Ordering::SeqCst);
+        // A pass that was stopped says nothing.
+        if report.complete || report.errors > 0 {
+            self.state.set_store_away(!report.complete);
+        }
         self.metrics.pass(&report);
         self.log(&report);
         *self.last.lock() = Some(report.clone());

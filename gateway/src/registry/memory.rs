@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::{Bound, ControlFlow},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,13 +14,27 @@ use parking_lot::Mutex;
 use super::{Meta, Registry, RegistryError, RowChange};
 use crate::crash::Crash;
 
+/// Rows in memory. Clones share them, and so what one process flushed the next one finds.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryRegistry {
+pub struct MemoryRegistry {
     pub(crate) rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     pub(crate) meta: Arc<Mutex<Option<Meta>>>,
     pub(crate) commits: Arc<Mutex<Vec<Vec<RowChange>>>>,
     pub(crate) full: Arc<AtomicBool>,
     pub(crate) crash: Arc<Crash>,
+}
+
+impl MemoryRegistry {
+    /// The same rows for another process, which does not die where this one does.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        Self { crash: Arc::default(), ..self.clone() }
+    }
+
+    /// Where the process that has it open dies.
+    pub fn crash(&self) -> &Crash {
+        &self.crash
+    }
 }
 
 impl Registry for MemoryRegistry {
@@ -32,9 +47,18 @@ impl Registry for MemoryRegistry {
         Ok(())
     }
 
-    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
-        for (key, value) in self.rows.lock().range(..end.to_vec()) {
-            each(key, value);
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.lock().clone();
+        for (key, value) in rows.range::<[u8], _>((Bound::Included(start), end)) {
+            if each(key, value).is_break() {
+                break;
+            }
         }
         Ok(())
     }

@@ -96,6 +96,14 @@ impl Routing {
                     Uri::try_from(path).map_err(|error| Attempt::Unreachable(error.to_string()))?;
                 *request.headers_mut() = headers;
                 let Ok(response) = router.clone().oneshot(request).await;
+                #[cfg(any(test, feature = "testing"))]
+                match response.extensions().get::<crate::testing::Lost>() {
+                    None => {}
+                    Some(crate::testing::Lost::Unreachable(reason)) => {
+                        return Err(Attempt::Unreachable(reason.clone()));
+                    }
+                    Some(crate::testing::Lost::Broken(reason)) => return Err(Attempt::Lost(reason.clone())),
+                }
                 Ok(response.into_parts())
             }
         }

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderValue, Response, header},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -22,7 +22,7 @@ use crate::{
     api::{
         client::reason_of,
         error::{ApiError, ErrorCode},
-        hot::{LOCK_HEADER, TOKEN_HEADER, Token},
+        hot::{LOCK_HEADER, STORE_HEADER, TOKEN_HEADER, Token},
         types::{EXPECTED_GENERATION_HEADER, PATH_HEADER},
     },
     copies::Copies,
@@ -222,7 +222,25 @@ impl Routing {
 
     /// Answers a query.
     pub async fn query(&self, query: Query) -> Result<Response<Body>, ApiError> {
-        match self.holder(&query.segment)? {
+        let mut response = self.answer(query).await?;
+        if response.status().is_success() && self.state.is_store_away() {
+            response.headers_mut().insert(STORE_HEADER, HeaderValue::from_static("unreachable"));
+        }
+        Ok(response)
+    }
+
+    async fn answer(&self, query: Query) -> Result<Response<Body>, ApiError> {
+        let mut holder = self.holder(&query.segment)?;
+        if let Holder::Live(worker, token) = &holder {
+            let response = self.ask_holder(&query, worker, *token).await?;
+            let held = self.state.ledger().lock(&query.segment).map(|lock| lock.token);
+            if response.status() != StatusCode::CONFLICT || held == Some(*token) {
+                return Ok(response);
+            }
+            // The lock ended, or went to somebody else, while its holder was asked.
+            holder = self.holder(&query.segment)?;
+        }
+        match holder {
             Holder::Nobody => self.query_stored(&query).await,
             Holder::Live(worker, token) => self.ask_holder(&query, &worker, token).await,
             Holder::Suspended(worker) => {

@@ -53,6 +53,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Runs a script, one or more statements, all or nothing, on the holder of the segment's write lock.
     async fn write(&self, segment: SegmentId, sql: String) -> Result<(), ApiError>;
 
+    /// Whether a segment belongs to the cold tier by its id: then it is never provisioned.
+    fn is_cold(&self, segment: &SegmentId) -> bool;
+
     /// Makes a segment writable; a new one gets the schema. Idempotent.
     async fn provision(&self, segment: SegmentId, schema: &str) -> Result<Provisioned, ApiError>;
 

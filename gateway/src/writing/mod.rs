@@ -17,6 +17,7 @@ mod release;
 pub(crate) mod schemas;
 mod settle;
 mod shipped;
+mod supersede;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -58,7 +59,7 @@ use crate::{
 pub(crate) struct Rules {
     /// Longest time of one call of a hot worker that copies a segment.
     pub(crate) copy_max: Duration,
-    /// What a promotion does with a generation that somebody else has put into the store.
+    /// Who gives way if somebody else puts a generation of a locked segment into the store.
     pub(crate) foreign: ForeignGeneration,
     /// Which segments may be raised and written.
     pub(crate) segments: Arc<SegmentRules>,
@@ -104,6 +105,26 @@ impl Writing {
             promoting: Mutex::default(),
             schema_check: OnceLock::new(),
         }
+    }
+
+    /// Wall clock, ms since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Refused as long as a worker may have a lock of `id` that the registry does not know yet.
+    fn all_locks_known(&self, id: &SegmentId) -> Result<(), ApiError> {
+        if !self.state.is_adopting() || self.state.ledger().lock(id).is_some() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::Warming,
+            format!(
+                "the registry was made again a moment ago: whether a worker may write segment {id} is known \
+                 once all have reported"
+            ),
+        )
+        .retry_after_s(5))
     }
 
     /// All write locks, or the one of `only`.
@@ -238,7 +259,7 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
-        let Some(lock) = lock else { return Err(not_provisioned(id)) };
+        let Some(lock) = lock else { return Err(self.no_lock(id)) };
         check_token(id, lock.token, sent)?;
         if !lock.ready {
             return Err(ApiError::new(

@@ -24,8 +24,9 @@ use crate::{
         hot::{CopyState, HotProvision, ProvisionAnswer, ProvisionRequest, Token},
         ship::{HotProvisioned, Ship},
     },
+    failpoint,
     registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Lock},
+        ledger::{DEFAULT_SCHEMA, Entry, Lock, Superseded},
         state::Amendment,
     },
     routing::workers::Worker,
@@ -69,6 +70,9 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
+        if !request.takeover {
+            self.all_locks_known(id)?;
+        }
         let mut former = None;
         if let Some(lock) = &old {
             let holder = self.live(&lock.worker)?;
@@ -81,6 +85,10 @@ impl Writing {
             }
             if lock.ready {
                 former = Some(lock.worker.clone());
+                // What it need not keep aside: a promotion that it has not heard of.
+                if let Some(worker) = self.live(&lock.worker)? {
+                    self.tell_promoted(id, &worker).await;
+                }
             }
             // A rename of the old holder's upload that is still on its way must find nothing.
             self.clear(&temporary(id, &lock.directory, lock.token)).await?;
@@ -109,30 +117,32 @@ impl Writing {
         schema_sql: String,
     ) -> Result<ProvisionAnswer, ApiError> {
         self.tell_promoted(id, worker).await;
-        let lock = self.ship_as_ruled(id, lock).await?;
+        let lock = Lock { ship: self.ship_rule(id), ..lock.clone() };
         let made = self.prepare(id, &lock, worker, schema_sql, None).await;
         let made = made.map_err(|failure| failure.error(id, &worker.name))?;
+        self.note_shipping(id, &lock, made.segment.promoted_change).await?;
         Ok(answer(id, &lock, worker, false, false, schema, made.segment.size))
     }
 
-    /// The lock, with the rule for shipping as it is now.
-    async fn ship_as_ruled(&self, id: &SegmentId, lock: &Lock) -> Result<Lock, ApiError> {
-        let now = Lock { ship: self.ship_rule(id), ..lock.clone() };
-        if now == *lock {
-            return Ok(now);
-        }
-        let (segment, written) = (id.clone(), now.clone());
+    /// The holder ships as `lock` says from now on, and has told how far the store is.
+    async fn note_shipping(&self, id: &SegmentId, lock: &Lock, promoted: u64) -> Result<(), ApiError> {
+        let (id, token, ship) = (id.clone(), lock.token, lock.ship);
         self.amend(move |ledger, _| {
-            Ok(match ledger.lock(&segment) {
-                Some(held) if held.token == written.token => {
-                    let held = Lock { ship: written.ship, ..held.clone() };
-                    Amendment::ledger(vec![Entry::Lock(segment, Some(held))], ())
+            Ok(match ledger.lock(&id) {
+                // A promotion that it was not told of yet is known here better.
+                Some(held) if held.token == token => {
+                    let base_change = held.base_change.max(promoted);
+                    let now = Lock { ship, base_change, ..held.clone() };
+                    if now == *held {
+                        Amendment::none(())
+                    } else {
+                        Amendment::ledger(vec![Entry::Lock(id, Some(now))], ())
+                    }
                 }
                 _ => Amendment::none(()),
             })
         })
-        .await?;
-        Ok(now)
+        .await
     }
 
     /// Asks one worker after the other until one takes the segment.
@@ -163,10 +173,13 @@ impl Writing {
                 ship_from: taken.as_ref().map_or(0, Taken::ship_from),
             };
             let lock = self.grant(id, before, lock).await?;
+            failpoint::pass("gateway.provision.granted").await;
             before = Some(lock.token);
             match self.prepare(id, &lock, worker, schema_sql.clone(), taken.as_ref()).await {
                 Ok(made) => {
+                    failpoint::pass("gateway.provision.prepared").await;
                     self.set_ready(id, lock.token, &made).await?;
+                    failpoint::pass("gateway.provision.ready").await;
                     tracing::info!(segment = %id, worker = &*worker.name, token = lock.token, "write lock granted");
                     self.routing.copies.reconsider(id);
                     let answer = answer(id, &lock, worker, true, base.is_none(), schema, made.segment.size);
@@ -217,6 +230,11 @@ impl Writing {
             ];
             if ledger.damage(&id).is_some() {
                 entries.push(Entry::Tombstone(id.clone(), None));
+                entries.push(Entry::Dispute(id.clone(), None));
+            }
+            if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                let record = Superseded { over: true, ..record.clone() };
+                entries.push(Entry::Superseded(id.clone(), Some(record)));
             }
             Ok(Amendment::ledger(entries, lock))
         })
@@ -224,6 +242,8 @@ impl Writing {
     }
 
     async fn set_ready(&self, id: &SegmentId, token: Token, made: &HotProvisioned) -> Result<(), ApiError> {
+        // Discovery may have seen another generation since the store was asked.
+        self.state.put_off(id.clone());
         let id = id.clone();
         // A holder that did not take up what was shipped counts anew, and nothing before is its own.
         let goes_on = made.recovered.as_ref().is_some_and(|found| found.files > 0 || found.unused.is_none());

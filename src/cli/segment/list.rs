@@ -70,11 +70,11 @@ fn print_page(page: &SegmentList, json: bool) -> Result<(), Failure> {
 }
 
 pub(super) async fn locks(client: &GatewayClient, json: bool) -> Result<(), Failure> {
-    let LockList { locks } = client.locks().await?;
+    let LockList { locks, superseded } = client.locks().await?;
     if json {
-        return print_json(&locks);
+        return print_json(&LockList { locks, superseded });
     }
-    if locks.is_empty() {
+    if locks.is_empty() && superseded.is_empty() {
         return print("no segment is provisioned for writing\n");
     }
     let mut table = Columns::new(["SEGMENT", "WORKER", "STATE", "#TOKEN", "SINCE", "SCHEMA", "IN STORE"]);
@@ -92,6 +92,23 @@ pub(super) async fn locks(client: &GatewayClient, json: bool) -> Result<(), Fail
             time(lock.since_ms),
             lock.schema,
             in_store(lock.change, lock.safe_change, lock.ship.is_some()),
+        ]);
+    }
+    for over in superseded {
+        let kept = match (&over.kept, over.heard) {
+            _ if over.lost => "superseded, the worker came back without its data".into(),
+            (Some(file), _) => format!("superseded, {} transactions kept as {file}", over.transactions),
+            (None, true) => "superseded, all was promoted".into(),
+            (None, false) => "superseded, the worker has not heard of it yet".into(),
+        };
+        table.row([
+            over.segment,
+            over.worker,
+            kept,
+            over.token.to_string(),
+            time(over.at_ms),
+            String::new(),
+            String::new(),
         ]);
     }
     print(&table.text())

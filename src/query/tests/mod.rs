@@ -190,6 +190,19 @@ pub(crate) fn test_numbers(path: &Path, sql: &str) -> Vec<i64> {
     rows.map(|row| row.expect("a number")).collect()
 }
 
+/// The same if the database is whole; `None`: it is not.
+pub(crate) fn test_rows(path: &Path, sql: &str) -> Option<Vec<i64>> {
+    init().expect("SQLite fits");
+    let connection = rusqlite::Connection::open(path).ok()?;
+    let good: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).ok()?;
+    if good != "ok" {
+        return None;
+    }
+    let mut statement = connection.prepare(sql).ok()?;
+    let rows = statement.query_map([], |row| row.get(0)).ok()?;
+    rows.collect::<Result<_, _>>().ok()
+}
+
 pub(super) fn query(path: &str, sql: &str) -> Query {
     Query {
         path: path.into(),

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use springhouse_gateway::api::error::{ApiError, ErrorCode};
@@ -45,7 +44,7 @@ pub fn copy(
     stop: &Arc<AtomicBool>,
     settings: &QuerySettings,
 ) -> Result<Copied, ApiError> {
-    let far = Instant::now() + std::time::Duration::from_secs(7 * 86_400);
+    let far = crate::clock::now() + std::time::Duration::from_secs(7 * 86_400);
     let control = Arc::new(Control::new(far, Arc::clone(stop)));
     let of_sqlite = |error| {
         if stop.load(Ordering::Relaxed) {
@@ -80,7 +79,7 @@ pub fn copy(
 /// It cannot be opened, or is damaged.
 pub fn last_change(path: &Path, base: u64, settings: &QuerySettings) -> Result<u64, ApiError> {
     let ending = Arc::new(AtomicBool::new(false));
-    let control = Arc::new(Control::new(Instant::now() + settings.timeout_max, ending));
+    let control = Arc::new(Control::new(crate::clock::now() + settings.timeout_max, ending));
     let of_sqlite = |error| errors::from_sqlite(&error, errors::Context::default());
     let sandbox = Sandbox::open(path, Purpose::Write, settings, &control).map_err(of_sqlite)?;
     sandbox.rest();
@@ -95,7 +94,7 @@ pub fn last_change(path: &Path, base: u64, settings: &QuerySettings) -> Result<u
 /// # Errors
 /// `SegmentCorrupt`: it is not.
 pub fn quick_check(path: &Path, settings: &QuerySettings) -> Result<(), ApiError> {
-    let far = Instant::now() + std::time::Duration::from_secs(7 * 86_400);
+    let far = crate::clock::now() + std::time::Duration::from_secs(7 * 86_400);
     let control = Arc::new(Control::new(far, Arc::new(AtomicBool::new(false))));
     let of_sqlite = |error| errors::from_sqlite(&error, errors::Context::default());
     let sandbox = Sandbox::open(path, Purpose::Fixed, settings, &control).map_err(of_sqlite)?;

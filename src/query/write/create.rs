@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     path::Path,
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
 };
 
 use springhouse_gateway::api::{
@@ -39,13 +38,15 @@ pub fn create(path: &Path, schema: &str, settings: &QuerySettings) -> Result<(),
     let _ = fs::remove_file(path); // what an earlier attempt left
     File::create_new(path).map_err(|e| failed(path, &e))?;
     let control =
-        Arc::new(Control::new(Instant::now() + settings.timeout_max, Arc::new(AtomicBool::new(false))));
+        Arc::new(Control::new(crate::clock::now() + settings.timeout_max, Arc::new(AtomicBool::new(false))));
     let of_sqlite = |error| errors::from_sqlite(&error, errors::Context::default());
     let sandbox = Sandbox::open(path, Purpose::Write, settings, &control).map_err(of_sqlite)?;
     sandbox.rest();
     // Deferred: the size of a page can be chosen until the first write.
     sandbox.run_own(c"BEGIN").map_err(of_sqlite)?;
     if !schema.trim().is_empty() {
+        // Schemas of Trough's clients have texts in these quotes, too.
+        sandbox.quote_texts_like_names(true).map_err(of_sqlite)?;
         let run = Run { sandbox: &sandbox, settings, control: &control };
         let request = ExecuteRequest::Script(Script { sql: schema.to_owned(), timeout_ms: None });
         match run.apply(&request) {
@@ -66,7 +67,7 @@ pub fn create(path: &Path, schema: &str, settings: &QuerySettings) -> Result<(),
 /// `change`. Waits a few seconds for those who read it. May be repeated. Blocks.
 pub fn prepare(path: &Path, change: u64, settings: &QuerySettings) -> Result<(), ApiError> {
     let control =
-        Arc::new(Control::new(Instant::now() + settings.timeout_max, Arc::new(AtomicBool::new(false))));
+        Arc::new(Control::new(crate::clock::now() + settings.timeout_max, Arc::new(AtomicBool::new(false))));
     let of_sqlite = |error| errors::from_sqlite(&error, errors::Context::default());
     let sandbox = Sandbox::open(path, Purpose::Write, settings, &control).map_err(of_sqlite)?;
     sandbox.rest();

@@ -30,7 +30,10 @@ use super::{
     run::{Refusal, Run},
     writer::{Job, PinJob, Shared, WriteSettings, WrittenFiles, closing, unknown},
 };
-use crate::failpoint;
+use crate::{
+    clock::{self, Busy},
+    failpoint,
+};
 
 /// A request of more bytes goes into no group with others.
 const ALONE_BYTES: usize = 256 << 10;
@@ -51,8 +54,7 @@ impl Opened {
         settings: &WriteSettings,
         ending: &Arc<AtomicBool>,
     ) -> Result<Self, ApiError> {
-        let control =
-            Arc::new(Control::new(Instant::now() + settings.limits.timeout_max, Arc::clone(ending)));
+        let control = Arc::new(Control::new(clock::now() + settings.limits.timeout_max, Arc::clone(ending)));
         let failed = |error: SqliteError| errors::from_sqlite(&error, errors::Context::default());
         let sandbox =
             Sandbox::open(&files.database, Purpose::Write, &settings.limits, &control).map_err(failed)?;
@@ -115,8 +117,9 @@ impl Shared {
                     continue;
                 }
             };
+            let _busy = Busy::begin(); // also for what follows the answer
             let worked = catch_unwind(AssertUnwindSafe(|| self.commit_group(&mut opened, job)));
-            *self.idle_since.lock() = Instant::now();
+            *self.idle_since.lock() = clock::now();
             if !matches!(worked, Ok(true)) {
                 break; // what is in the connection is not to be trusted; what is in the file is
             }
@@ -129,6 +132,7 @@ impl Shared {
             let _ = job.reply.send(Err(closing()));
         }
         queue.pins.clear(); // who waits for them is told by that
+        let _busy = queue.ending.take();
         drop(queue);
         self.ended.notify_waiters();
     }

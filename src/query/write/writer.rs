@@ -31,6 +31,7 @@ use super::{
     metrics::WriteMetrics,
     pages::{Taken, Unshipped},
 };
+use crate::clock::{self, Busy};
 
 /// Settings of writers.
 #[derive(Debug, Clone)]
@@ -125,6 +126,7 @@ pub(super) struct Job {
     pub(super) execute: Execute,
     pub(super) control: Arc<Control>,
     pub(super) reply: oneshot::Sender<Result<ExecuteAnswer, ApiError>>,
+    _busy: Busy,
 }
 
 /// Somebody wants to see the database as of one commit.
@@ -134,6 +136,7 @@ pub(super) struct PinJob {
     /// Wants the idempotency keys of later transactions than this one; `None`: all.
     pub(super) keys_after: Option<u64>,
     pub(super) reply: oneshot::Sender<Result<(Pinned, Taken), SqliteError>>,
+    _busy: Busy,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +147,8 @@ pub(super) struct Queue {
     pub(super) closed: bool,
     /// The thread has ended.
     pub(super) ended: bool,
+    /// Since it was closed.
+    pub(super) ending: Option<Busy>,
 }
 
 #[derive(Debug)]
@@ -196,7 +201,7 @@ impl Writer {
             ending,
             changes,
             metrics,
-            idle_since: Mutex::new(Instant::now()),
+            idle_since: Mutex::new(clock::now()),
         });
         let own = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -214,7 +219,7 @@ impl Writer {
     /// Applies a request. The answer comes after it is durable. Dropping the future takes a request out
     /// that has not begun; one that has goes on.
     pub async fn execute(&self, execute: Execute) -> Result<ExecuteAnswer, ApiError> {
-        let deadline = execute.deadline.min(Instant::now() + self.shared.settings.limits.timeout_max);
+        let deadline = execute.deadline.min(clock::now() + self.shared.settings.limits.timeout_max);
         let control = Arc::new(Control::new(deadline, Arc::clone(&self.shared.ending)));
         let (reply, answer) = oneshot::channel();
         {
@@ -229,7 +234,7 @@ impl Writer {
                 let message = format!("{} writes wait already for this segment", queue.jobs.len());
                 return Err(ApiError::new(ErrorCode::Overloaded, message));
             }
-            queue.jobs.push_back(Job { execute, control, reply });
+            queue.jobs.push_back(Job { execute, control, reply, _busy: Busy::begin() });
         }
         self.shared.work.notify_one();
         match tokio::time::timeout_at((deadline + 4 * GRACE).into(), answer).await {
@@ -259,7 +264,7 @@ impl Writer {
             if queue.closed {
                 return Err(closing());
             }
-            queue.pins.push(PinJob { pin, keys_after, reply });
+            queue.pins.push(PinJob { pin, keys_after, reply, _busy: Busy::begin() });
         }
         self.shared.work.notify_one();
         answer.await.map_err(|_| closing())?.map_err(of_sqlite)
@@ -275,7 +280,7 @@ impl Writer {
     pub fn idle(&self) -> Duration {
         let queue = self.shared.queue.lock();
         if queue.jobs.is_empty() && queue.pins.is_empty() {
-            self.shared.idle_since.lock().elapsed()
+            clock::now().saturating_duration_since(*self.shared.idle_since.lock())
         } else {
             Duration::ZERO
         }
@@ -316,7 +321,12 @@ pub(super) fn unknown(why: &str) -> ApiError {
 
 impl Shared {
     fn close(&self) {
-        self.queue.lock().closed = true;
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        if !queue.ended {
+            queue.ending.get_or_insert_with(Busy::begin);
+        }
+        drop(queue);
         self.work.notify_all();
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use springhouse_fuse::{
     error::{Error, ErrorKind},
     store::{Generation, Store, StorePath},
@@ -22,6 +23,7 @@ use super::{
     room::Room,
     segment::{Progress, Segment},
 };
+use crate::clock::Busy;
 
 /// Asked of the store at once; two such reads are under way.
 const READ_BYTES: usize = 4 << 20;
@@ -70,6 +72,32 @@ pub(super) fn of_store(error: Error) -> ApiError {
     ApiError::new(code, error.message())
 }
 
+/// Bytes on their way to the thread that writes them.
+struct Feed {
+    send: mpsc::Sender<(Bytes, Busy)>,
+    /// For what the thread does after the last of them.
+    last: Arc<Mutex<Option<Busy>>>,
+}
+
+impl Feed {
+    #[allow(clippy::type_complexity)] // taken apart where it is made
+    fn new() -> (Self, mpsc::Receiver<(Bytes, Busy)>, Arc<Mutex<Option<Busy>>>) {
+        let (send, receive) = mpsc::channel(READS);
+        let last = Arc::<Mutex<Option<Busy>>>::default();
+        (Self { send, last: Arc::clone(&last) }, receive, last)
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<(), ()> {
+        self.send.send((bytes, Busy::begin())).await.map_err(drop)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        *self.last.lock() = Some(Busy::begin());
+    }
+}
+
 /// Copies `generation` of the segment at `path` into its part, verified and durable. `urgent`: somebody
 /// waits for it, so it gives way to nobody. The caller has the segment's turn.
 pub(super) async fn fetch(
@@ -97,15 +125,17 @@ pub(super) async fn fetch(
     segment.state.lock().fetching = Some(Progress { fetched: 0, size });
     hot.publish(segment);
 
-    let (send, mut receive) = mpsc::channel::<Bytes>(READS);
+    let (mut feed, mut receive, last) = Feed::new();
     let (data, id, text) = (hot.data.clone(), segment.id.clone(), generation.to_owned());
     let (begun, began) = tokio::sync::oneshot::channel();
     let (ended, end) = tokio::sync::oneshot::channel();
+    let busy = Busy::begin();
     let written = move || -> Result<String, Error> {
         let disk = |error: std::io::Error| Error::from_io(&error, "the copy on the worker's disk");
         let mut part = Part::open(&data, &id, &text, size).map_err(disk)?;
         let _ = begun.send(part.done());
-        while let Some(bytes) = receive.blocking_recv() {
+        drop(busy);
+        while let Some((bytes, _busy)) = receive.blocking_recv() {
             part.write(&bytes).map_err(disk)?;
         }
         if part.done() < size {
@@ -119,7 +149,9 @@ pub(super) async fn fetch(
         if !urgent {
             give_way();
         }
-        let _ = ended.send(written());
+        let written = written();
+        let _busy = last.lock().take();
+        let _ = ended.send(written);
     });
     if let Err(error) = thread {
         return Err(Failure::Failed(Error::new(ErrorKind::Other, format!("no more threads: {error}"))));
@@ -155,7 +187,7 @@ pub(super) async fn fetch(
             break;
         }
         let count = bytes.len() as u64;
-        if send.send(bytes).await.is_err() {
+        if feed.send(bytes).await.is_err() {
             break; // the disk failed, and `end` says how
         }
         hot.metrics.fetched_bytes.inc_by(count);
@@ -163,7 +195,7 @@ pub(super) async fn fetch(
             progress.fetched = progress.fetched.max(from) + count;
         }
     }
-    drop(send);
+    drop(feed);
     let outcome = end.await;
     drop(permit);
     segment.state.lock().fetching = None;

@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, header::ACCEPT},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -19,9 +19,9 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{
-            CopyState, ExecuteAnswer, ExecuteRequest, HotList, HotPromoted, HotProvision, HotSegment,
-            HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script, Statements,
-            TOKEN_HEADER, Token,
+            CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted, HotProvision,
+            HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
+            Statements, TOKEN_HEADER, Token,
         },
         optimize::{HotOptimize, HotOptimized},
         ship::HotProvisioned,
@@ -29,11 +29,15 @@ use springhouse_gateway::{
         work::WorkList,
     },
     segment::SegmentId,
+    trough::ROWS_CONTENT_TYPE,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Hot, files::not_here};
-use crate::query::write::{Execute, Key};
+use crate::{
+    clock,
+    query::write::{Execute, Key},
+};
 
 /// Most bytes of a request that writes.
 const EXECUTE_BYTES_MAX: usize = 256 << 20;
@@ -58,6 +62,7 @@ pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>)
         .route("/v1/hot/{id}/promoted", post(promoted))
         .route("/v1/hot/{id}/optimize", post(optimize))
         .route("/v1/hot/{id}/release", post(release))
+        .route("/v1/hot/{id}/superseded", post(superseded))
         .route("/v1/hot/{id}/work", delete(stop))
         .with_state(hot)
 }
@@ -137,7 +142,7 @@ async fn read(body: Body, bytes_max: usize, until: Instant) -> Result<Bytes, Api
 
 /// The body as `T`; an empty one is the default where there is one.
 async fn json<T: DeserializeOwned>(body: Body, empty: Option<T>) -> Result<T, ApiError> {
-    let bytes = read(body, BODY_BYTES_MAX, Instant::now() + BODY_TIME_MAX).await?;
+    let bytes = read(body, BODY_BYTES_MAX, clock::now() + BODY_TIME_MAX).await?;
     match empty {
         Some(empty) if bytes.iter().all(u8::is_ascii_whitespace) => Ok(empty),
         _ => serde_json::from_slice(&bytes).map_err(|error| bad(format!("the body: {error}"))),
@@ -222,6 +227,14 @@ async fn release(
     hot.release(&id, token, asked.force).await.map(Json)
 }
 
+async fn superseded(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer<HotAside> {
+    hot.superseded(&parse_id(&id)?, token(&headers)?).await.map(Json)
+}
+
 async fn remove(
     State(hot): State<Arc<Hot>>,
     Path(id): Path<String>,
@@ -266,10 +279,11 @@ struct Either {
     timeout_ms: Option<u64>,
 }
 
-fn parse_execute(bytes: &[u8]) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
+fn parse_execute(bytes: &[u8], is_trough: bool) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
     let Either { sql, statements, timeout_ms } =
         serde_json::from_slice(bytes).map_err(|error| bad(format!("the body: {error}")))?;
     let request = match (sql, statements) {
+        (Some(sql), None) if is_trough => ExecuteRequest::Trough(sql),
         (Some(sql), None) => ExecuteRequest::Script(Script { sql, timeout_ms }),
         (None, Some(statements)) => ExecuteRequest::Statements(Statements { statements, timeout_ms }),
         _ => return Err(bad("the body has either sql or statements")),
@@ -283,7 +297,7 @@ async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<ExecuteAnswer> {
-    let arrived = Instant::now();
+    let arrived = clock::now();
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let left = header(&headers, DEADLINE_HEADER)?
         .map(|digits| digits.parse().map_err(|_| bad(format!("{digits:?} is no time in ms"))))
@@ -298,10 +312,11 @@ async fn execute(
     let patience = left.map_or(longest, Duration::from_millis).min(longest);
     let bytes = read(body, EXECUTE_BYTES_MAX, arrived + patience).await?;
     let size = bytes.len();
+    let is_trough = header(&headers, ACCEPT.as_str())? == Some(ROWS_CONTENT_TYPE);
     let (request, timeout_ms, digest) = if size > PARSE_BYTES {
-        super::blocking(move || parse_execute(&bytes)).await?
+        super::blocking(move || parse_execute(&bytes, is_trough)).await?
     } else {
-        parse_execute(&bytes)?
+        parse_execute(&bytes, is_trough)?
     };
     let deadline = arrived + timeout_ms.map_or(patience, |ms| Duration::from_millis(ms).min(patience));
     let key = key.map(|text| Key { text: text.to_owned(), digest });

@@ -62,9 +62,9 @@ impl Hot {
     fn clear_up(&self, segment: &Segment) -> io::Result<()> {
         let id = &segment.id;
         let (record, path) = (segment.state.lock().record.clone(), self.data.segment(id));
-        if let Some(name) = &record.keeping {
-            self.data.move_to_kept(id, name)?;
-            segment.change_record(&self.data, |record| (record.copy, record.keeping) = (None, None))?;
+        if let Some(keeping) = &record.keeping {
+            self.data.move_to_kept(id, &keeping.file)?;
+            segment.change_record(&self.data, Record::end_keeping)?;
         }
         if let Some(incoming) = &record.incoming {
             if self.data.part(id).try_exists()? {
@@ -113,9 +113,20 @@ impl Hot {
         }
         match last_change(&path, copy.change, &self.write.limits) {
             Ok(change) => {
+                segment.state.lock().open = Some(OpenCopy::new(change));
+                if copy.token.is_none() && change > copy.promoted_change {
+                    // The lock was given up, and the last process ended before it kept the writes aside. As
+                    // they are they belong to no generation, and nobody may read them.
+                    let kept = self.move_aside(segment);
+                    let mut state = segment.state.lock();
+                    state.open = None;
+                    if let Err(error) = kept {
+                        state.refused = Some(format!("the worker's disk: {error}"));
+                    }
+                    return;
+                }
                 self.written.lock().insert(segment.id.as_str().to_owned());
                 let mut state = segment.state.lock();
-                state.open = Some(OpenCopy::new(change));
                 state.verified = true; // it has no checksum: it was written to
                 if change > copy.promoted_change {
                     state.unpromoted_since_ms = Some(now_ms());

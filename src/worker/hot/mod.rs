@@ -274,6 +274,13 @@ impl Hot {
         futures::future::join_all(writing.map(|segment| self.close_writer(segment))).await;
     }
 
+    /// Nothing is looked at any more.
+    #[cfg(test)]
+    pub(super) fn die(&self) {
+        self.stopping.store(true, Relaxed);
+        self.queue.close();
+    }
+
     /// All segments that something is known of, by id.
     fn list(&self) -> Vec<HotSegment> {
         let mut list: Vec<_> = self.segments.read().values().map(|segment| segment.show()).collect();

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Hot, blocking, fetch::of_store, of_disk, part, segment::Segment};
 use crate::{
-    failpoint,
+    clock, failpoint,
     query::{
         CopyError, QuerySettings,
         write::{self, Copied, Marker},
@@ -91,7 +90,14 @@ impl Drop for Under<'_> {
     fn drop(&mut self) {
         // The client may have gone in the middle: what still runs for it ends.
         self.stop.store(true, Relaxed);
-        self.segment.state.lock().work = None;
+        {
+            let mut state = self.segment.state.lock();
+            state.work = None;
+            // What is begun next is not stopped by that.
+            if Arc::ptr_eq(&state.stop, &self.stop) {
+                state.stop = Arc::default();
+            }
+        }
         if let Err(error) = super::data::remove(&self.file) {
             tracing::warn!(%error, "what was made for the store stays on the disk until the next start");
         }
@@ -131,11 +137,11 @@ impl Hot {
         asked: &HotUpload,
     ) -> Result<HotUploaded, ApiError> {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
-        let begun = Instant::now();
+        let begun = clock::now();
         let outcome = self.upload_now(&segment, token, asked).await;
         self.metrics.uploads.with_label_values(&[if outcome.is_ok() { "done" } else { "failed" }]).inc();
         if outcome.is_ok() {
-            self.metrics.upload_seconds.observe(begun.elapsed().as_secs_f64());
+            self.metrics.upload_seconds.observe(clock::now().saturating_duration_since(begun).as_secs_f64());
         }
         outcome
     }
@@ -173,7 +179,7 @@ impl Hot {
             }
             copied => copied?,
         };
-        failpoint::hit("promote.after_copy");
+        failpoint::pass("promote.after_copy").await;
         self.send_checked(&under, &temporary, size, &checksum).await?;
         drop(room);
         // A higher token may have come meanwhile: then nobody may take this for a promotion.
@@ -197,7 +203,7 @@ impl Hot {
         checksum: &str,
     ) -> Result<(), ApiError> {
         self.send(under, temporary, size).await?;
-        failpoint::hit("promote.after_upload");
+        failpoint::pass("promote.after_upload").await;
         let there = self.read_back(under, temporary).await?;
         if there == (size, checksum.to_owned()) {
             return Ok(());
@@ -226,7 +232,7 @@ impl Hot {
             let Some(chunk) = next else { break };
             sent += chunk.len() as u64;
             writer.write(Bytes::from(chunk)).await.map_err(of_store)?;
-            failpoint::hit("promote.chunk");
+            failpoint::pass("promote.chunk").await;
         }
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)
@@ -268,7 +274,7 @@ impl Hot {
                 return Err(ApiError::new(ErrorCode::BadRequest, message));
             }
         }
-        failpoint::hit("promote.before_record");
+        failpoint::pass("promote.before_record").await;
         self.record(&segment, move |record| {
             if let Some(copy) = &mut record.copy
                 && asked.change >= copy.promoted_change
@@ -279,6 +285,7 @@ impl Hot {
             }
         })
         .await?;
+        failpoint::pass("promote.after_record").await;
         {
             let mut state = segment.state.lock();
             // What came after the copy was made is younger than the copy: its age counts from now.

@@ -91,15 +91,15 @@ impl Hot {
             move |record| (record.fence, record.path) = (token, path)
         })
         .await?;
-        failpoint::hit("provision.after_fence");
+        failpoint::pass("provision.after_fence").await;
         self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (recovered, basis) = self.bring(segment, path, token, copy, asked).await?;
-        failpoint::hit("provision.after_copy");
+        failpoint::pass("provision.after_copy").await;
         let shown = self.make_writable(segment, token, asked.ship).await?;
         let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change));
         self.begin_shipping(segment, shipping).await;
-        failpoint::hit("provision.after_record");
+        failpoint::pass("provision.after_record").await;
         tracing::info!(segment = %segment.id, token, generation = shown.generation, ?recovered, "writable here");
         Ok(HotProvisioned { segment: shown, recovered })
     }
@@ -277,8 +277,18 @@ impl Hot {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
         let _turn = segment.turn.lock().await;
         segment.state.lock().check_token(token)?;
+        self.end_writing(&segment, force).await?;
+        Ok(segment.show())
+    }
+
+    /// [`Hot::release`] under the segment's turn, whatever the token.
+    pub(super) async fn end_writing(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        force: bool,
+    ) -> Result<(), ApiError> {
         // Nothing more may come while it is decided; if it stays, the next write opens it again.
-        let closed = self.hold_writer_closed(&segment).await;
+        let closed = self.hold_writer_closed(segment).await;
         let (unpromoted, generation, change) = {
             let state = segment.state.lock();
             let generation = state.record.copy.as_ref().and_then(|copy| copy.generation.clone());
@@ -291,23 +301,24 @@ impl Hot {
                  are kept aside on this worker",
             ));
         }
-        self.record(&segment, move |record| {
+        self.record(segment, move |record| {
             if let Some(copy) = &mut record.copy {
                 (copy.token, copy.change) = (None, copy.change.max(change));
             }
         })
         .await?;
+        failpoint::pass("release.after_record").await;
         drop(closed);
-        self.end_shipping(&segment).await;
+        self.end_shipping(segment).await;
         if unpromoted {
-            self.keep_aside(&segment).await?;
+            self.keep_aside(segment).await?;
         } else if generation.is_none() {
             // New, and nothing was written.
-            self.drop_copy(&segment).await?;
+            self.drop_copy(segment).await?;
         }
-        self.publish(&segment);
-        self.queue.push(id.as_str());
-        Ok(segment.show())
+        self.publish(segment);
+        self.queue.push(segment.id.as_str());
+        Ok(())
     }
 
     /// Removes everything of `id`. Writes that nobody promoted are kept aside.

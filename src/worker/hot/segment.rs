@@ -173,10 +173,20 @@ impl State {
         }
     }
 
-    /// Whether there are writes that were not promoted.
+    /// Whether there are writes that were not promoted. Also where nobody can tell.
     pub(super) fn is_unpromoted(&self) -> bool {
         let Some(copy) = &self.record.copy else { return false };
-        self.change() > copy.promoted_change
+        let unreadable = copy.written && self.open.is_none() && self.refused.is_some();
+        unreadable || self.change() > copy.promoted_change
+    }
+
+    /// Whether what is here was written under `token`, also if a release of that was begun.
+    pub(super) fn was_written_under(&self, token: Token) -> bool {
+        match self.record.copy.as_ref().map(|copy| copy.token) {
+            Some(Some(own)) => own == token,
+            Some(None) => self.record.fence == token && self.is_unpromoted(),
+            None => false,
+        }
     }
 
     /// Stops what is being done with it; whoever begins something takes the new switch.

@@ -29,6 +29,7 @@ use super::{
     part,
     segment::Segment,
 };
+use crate::clock::Busy;
 
 /// How often written copies are looked at: their size, writers that nobody needs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -535,9 +536,11 @@ impl Hot {
         };
         let path = self.data.segment(&segment.id);
         let (send, read) = tokio::sync::oneshot::channel();
+        let busy = Busy::begin();
         let started = std::thread::Builder::new().name("verify".into()).spawn(move || {
             give_way();
             let _ = send.send(part::checksum(&path));
+            drop(busy);
         });
         let found = match (started, read.await) {
             (Ok(_), Ok(found)) => found,

@@ -30,6 +30,8 @@ use super::{
     HotSettings,
 };
 
+mod superseded;
+
 /// A gateway that grants, listens, and assigns what it is told to.
 #[derive(Debug, Default)]
 pub(super) struct Gateway {
@@ -507,6 +509,21 @@ async fn what_has_no_room_or_no_database_in_it_is_refused_with_the_reason() {
     let bench = bench.restart().await;
     let (status, answer) = bench.post("provision", 5, body).await;
     assert_eq!((status.as_u16(), &answer["error"]["code"]), (422, &json!("segment_corrupt")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_copy_follows_the_store_after_it_was_promoted_from_here() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    bench.promote(5).await;
+    bench.good("release", 5, json!({})).await;
+    let bytes = database("CREATE TABLE t(a); INSERT INTO t VALUES (7)");
+    let size = bytes.len() as u64;
+    let generation = bench.store.put(&path(PATH), bytes).expect("put").to_string();
+    bench.assign(1, &[(PATH, generation.clone(), size)], &[]);
+    bench.until(|shown| shown["generation"] == generation && shown["state"] == "available").await;
+    assert_eq!(bench.rows().await, (json!([[7]]), generation));
 }
 
 #[tokio::test]

@@ -49,6 +49,36 @@ pub struct Lock {
     pub ship_from: Token,
 }
 
+/// A write lock that ended because somebody else put another generation into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// Its holder, where what was not promoted is kept aside.
+    pub worker: String,
+    /// Its token.
+    pub token: Token,
+    /// When it ended, ms since 1970.
+    pub at_ms: i64,
+    /// Generation that its writes built upon; `None`: the store had none.
+    pub base: Option<Generation>,
+    /// Generation that took the segment's place.
+    pub generation: Generation,
+    /// What the holder did when it heard of it; `None`: it was not reached yet.
+    pub aside: Option<Aside>,
+    /// The segment was provisioned since.
+    pub over: bool,
+}
+
+/// What became of the writes that were not promoted when their lock ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// Whether the holder still knew of the lock; `false`: it has lost its data.
+    pub known: bool,
+    /// Name of the file in the holder's directory for them; `None`: there were none.
+    pub file: Option<String>,
+    /// Transactions in it that were never promoted.
+    pub transactions: u64,
+}
+
 /// A promotion under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
@@ -125,11 +155,25 @@ pub struct Checksum {
     pub checksum: String,
 }
 
+/// Several workers say, after a registry was lost, that they may write a segment, with one and the same
+/// token. Nobody may until somebody takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The token.
+    pub token: Token,
+    /// Their names.
+    pub workers: BTreeSet<String>,
+}
+
 /// One change of the ledger.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// Write lock of a segment.
     Lock(SegmentId, Option<Lock>),
+    /// Workers that claim one segment.
+    Dispute(SegmentId, Option<Dispute>),
+    /// The last write lock of a segment that a newer generation ended.
+    Superseded(SegmentId, Option<Superseded>),
     /// Promotion of a segment.
     Intent(SegmentId, Option<Intent>),
     /// Deletion of a segment.

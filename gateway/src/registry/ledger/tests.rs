@@ -14,7 +14,7 @@ use crate::registry::{
 };
 
 fn meta() -> Meta {
-    Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false }
+    Meta::new("0".repeat(32))
 }
 
 fn id(n: u8) -> SegmentId {

@@ -39,7 +39,10 @@ mod tests;
 
 pub(super) use self::send::made_ready;
 use super::{Hot, segment::Segment};
-use crate::query::write::{PageSet, Unshipped};
+use crate::{
+    clock,
+    query::write::{PageSet, Unshipped},
+};
 
 /// Shortest pause between two files of a segment.
 const EVERY_MIN: Duration = Duration::from_millis(50);
@@ -133,7 +136,7 @@ impl Shipping {
 
     /// How long the oldest transaction is on this disk alone.
     pub(super) fn age(&self) -> Option<Duration> {
-        self.unshipped.since().map(|since| since.elapsed())
+        self.unshipped.since().map(|since| clock::now().saturating_duration_since(since))
     }
 
     /// For people. `promoted`: last transaction in the generation in the store.
@@ -260,7 +263,7 @@ impl Hot {
                 shipping.unshipped.changed().await;
                 continue;
             };
-            if due <= Instant::now() {
+            if due <= clock::now() {
                 return;
             }
             tokio::select! {

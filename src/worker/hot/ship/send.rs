@@ -297,7 +297,7 @@ impl Hot {
                 return Err(error);
             }
         };
-        failpoint::hit("ship.after_rename");
+        failpoint::pass("ship.after_rename").await;
         taken.shipped();
         shipping.shown.lock().shipped_change = Some(change);
         self.metrics.shipped_files.inc();
@@ -348,13 +348,13 @@ impl Hot {
             let Some(chunk) = chunk else { break };
             sent += chunk.len() as u64;
             writer.write(Bytes::from(chunk)).await.map_err(of_store)?;
-            failpoint::hit("ship.chunk");
+            failpoint::pass("ship.chunk").await;
         }
         let checksum = encoder.checksum();
         drop(encoder); // and with it the read transaction
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)?;
-        failpoint::hit("ship.before_rename");
+        failpoint::pass("ship.before_rename").await;
         let Err(error) = store.rename(&part, &target, false).await else { return Ok((sent, checksum)) };
         if error.kind() == ErrorKind::AlreadyExists {
             remove(store, &part).await;
