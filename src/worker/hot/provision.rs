@@ -97,7 +97,8 @@ impl Hot {
         let (recovered, basis) = self.bring(segment, path, token, copy, asked).await?;
         failpoint::pass("provision.after_copy").await;
         let shown = self.make_writable(segment, token, asked.ship).await?;
-        let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change));
+        let from = asked.recover.filter(|_| recovered.is_some()).map_or(token, |recover| recover.from);
+        let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change).after(from));
         self.begin_shipping(segment, shipping).await;
         failpoint::pass("provision.after_record").await;
         tracing::info!(segment = %segment.id, token, generation = shown.generation, ?recovered, "writable here");

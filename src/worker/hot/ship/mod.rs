@@ -57,6 +57,8 @@ const LAST_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Shipping {
     pub(super) ship: Ship,
     pub(super) token: Token,
+    /// Token of the first of the locks whose shipped files are this one's to remove.
+    from: Token,
     pub(super) unshipped: Arc<Unshipped>,
     /// Held by whoever ships.
     chain: tokio::sync::Mutex<Chain>,
@@ -112,6 +114,7 @@ impl Shipping {
         Self {
             ship,
             token,
+            from: token,
             unshipped: Arc::new(unshipped),
             chain: tokio::sync::Mutex::new(chain),
             shown: Mutex::default(),
@@ -127,6 +130,11 @@ impl Shipping {
             Basis::Generation(..) => Unshipped::from(PageSet::default(), change),
         };
         Self::new(ship, token, basis, unshipped)
+    }
+
+    /// With what was shipped under tokens from `from` on, which was taken up.
+    pub(super) fn after(self, from: Token) -> Self {
+        Self { from, ..self }
     }
 
     /// Last transaction that was shipped.
@@ -189,13 +197,13 @@ impl Hot {
     /// Begins to ship `segment`, which is writable; `None`: ends it.
     pub(super) async fn begin_shipping(self: &Arc<Self>, segment: &Arc<Segment>, shipping: Option<Shipping>) {
         self.end_shipping(segment).await;
-        // A writer that is open tells nobody of its commits.
-        self.close_writer(segment).await;
         let Some(shipping) = shipping.map(Arc::new) else { return };
         if segment.state.lock().is_unpromoted() {
             shipping.unshipped.mark();
         }
         segment.state.lock().shipping = Some(Arc::clone(&shipping));
+        // A writer that is open tells nobody of its commits; the next one does.
+        self.close_writer(segment).await;
         self.keep_shipping(segment, shipping);
     }
 
