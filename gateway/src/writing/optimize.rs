@@ -32,7 +32,7 @@ impl Writing {
 
     async fn optimize_now(&self, id: &SegmentId) -> Result<OptimizeAnswer, ApiError> {
         let (_promoting, intent, worker) = self.begin_optimize(id).await?;
-        let outcome = self.carry_out_layout(id, &intent, &worker).await;
+        let outcome = self.lay_out(id, &intent, &worker).await;
         // Also where it failed: nobody else ends this lock.
         let taken_back = self.take_back(id, intent.token).await;
         self.routing.copies.reconsider(id);
@@ -89,7 +89,7 @@ impl Writing {
         Ok((promoting, intent, worker))
     }
 
-    async fn carry_out_layout(
+    async fn lay_out(
         &self,
         id: &SegmentId,
         intent: &Intent,

@@ -117,30 +117,32 @@ impl Writing {
         schema_sql: String,
     ) -> Result<ProvisionAnswer, ApiError> {
         self.tell_promoted(id, worker).await;
-        let lock = self.ship_as_ruled(id, lock).await?;
+        let lock = Lock { ship: self.ship_rule(id), ..lock.clone() };
         let made = self.prepare(id, &lock, worker, schema_sql, None).await;
         let made = made.map_err(|failure| failure.error(id, &worker.name))?;
+        self.note_shipping(id, &lock, made.segment.promoted_change).await?;
         Ok(answer(id, &lock, worker, false, false, schema, made.segment.size))
     }
 
-    /// The lock, with the rule for shipping as it is now.
-    async fn ship_as_ruled(&self, id: &SegmentId, lock: &Lock) -> Result<Lock, ApiError> {
-        let now = Lock { ship: self.ship_rule(id), ..lock.clone() };
-        if now == *lock {
-            return Ok(now);
-        }
-        let (segment, written) = (id.clone(), now.clone());
+    /// The holder ships as `lock` says from now on, and has told how far the store is.
+    async fn note_shipping(&self, id: &SegmentId, lock: &Lock, promoted: u64) -> Result<(), ApiError> {
+        let (id, token, ship) = (id.clone(), lock.token, lock.ship);
         self.amend(move |ledger, _| {
-            Ok(match ledger.lock(&segment) {
-                Some(held) if held.token == written.token => {
-                    let held = Lock { ship: written.ship, ..held.clone() };
-                    Amendment::ledger(vec![Entry::Lock(segment, Some(held))], ())
+            Ok(match ledger.lock(&id) {
+                // A promotion that it was not told of yet is known here better.
+                Some(held) if held.token == token => {
+                    let base_change = held.base_change.max(promoted);
+                    let now = Lock { ship, base_change, ..held.clone() };
+                    if now == *held {
+                        Amendment::none(())
+                    } else {
+                        Amendment::ledger(vec![Entry::Lock(id, Some(now))], ())
+                    }
                 }
                 _ => Amendment::none(()),
             })
         })
-        .await?;
-        Ok(now)
+        .await
     }
 
     /// Asks one worker after the other until one takes the segment.

@@ -10,7 +10,7 @@ use crate::{
         hot::Token,
         ship::{HotRecover, HotRecovered, Recovered, Ship},
     },
-    registry::ledger::Lock,
+    registry::ledger::{Lock, Superseded},
     segment::SegmentId,
     shipped::ShippedName,
     store::{Generation, StoreFailure},
@@ -133,22 +133,27 @@ impl Writing {
         if self.state.is_adopting() {
             return;
         }
-        let lock = {
+        let (lock, spared) = {
             let ledger = self.state.ledger();
             if ledger.damage(id).is_some() {
                 return;
             }
-            ledger.lock(id).cloned()
+            // A holder whose lock was ended by a newer generation keeps its writes aside. As long as it has not
+            // said so, what it shipped may be all that there is of them.
+            let waits = |over: &&Superseded| over.aside.as_ref().is_none_or(|aside| !aside.known);
+            (ledger.lock(id).cloned(), ledger.superseded(id).filter(waits).map(|over| over.token))
         };
+        let spared = |name: &ShippedName| Some(name.token) == spared;
         let collected = match lock {
-            None => self.collect(id, directory, |_, _| true).await,
+            None => self.collect(id, directory, |name, _| !spared(name)).await,
             // A takeover may be reading them.
             Some(lock) if !lock.ready => return,
             Some(lock) => {
                 let from = if lock.ship_from == 0 { lock.token } else { lock.ship_from };
                 self.collect(id, directory, |name, all| {
                     let begun = || all.iter().any(|other| other.whole && other.token == lock.token);
-                    name.token < from || (name.token < lock.token && begun())
+                    let old = name.token < from || (name.token < lock.token && begun());
+                    old && !spared(name)
                 })
                 .await
             }

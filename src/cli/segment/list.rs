@@ -101,15 +101,14 @@ pub(super) async fn locks(client: &GatewayClient, json: bool) -> Result<(), Fail
             (None, true) => "superseded, all was promoted".into(),
             (None, false) => "superseded, the worker has not heard of it yet".into(),
         };
-        let none = String::new;
         table.row([
             over.segment,
             over.worker,
             kept,
             over.token.to_string(),
             time(over.at_ms),
-            none(),
-            none(),
+            String::new(),
+            String::new(),
         ]);
     }
     print(&table.text())

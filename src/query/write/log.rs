@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     },
     pages::Unshipped,
 };
+use crate::clock;
 
 const LOG_HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -129,7 +130,7 @@ pub(super) struct Pin {
 impl Pin {
     /// Opens the database. Blocks.
     pub(super) fn open(database: &Path, settings: &QuerySettings) -> Result<Self, SqliteError> {
-        let far = Instant::now() + Duration::from_secs(7 * 86_400);
+        let far = clock::now() + Duration::from_secs(7 * 86_400);
         let control = Arc::new(Control::new(far, Arc::new(AtomicBool::new(false))));
         let sandbox = Sandbox::open(database, Purpose::Copy, settings, &control)?;
         sandbox.rest();

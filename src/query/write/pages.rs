@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::clock;
+
 /// A set of page numbers, from 1: a bit for each up to the greatest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageSet {
@@ -157,7 +159,7 @@ impl Unshipped {
             inner.pages = Pages::All;
             inner.unseen = inner.seen.is_none().then(|| (change, PageSet::default()));
             if inner.seen.is_some() {
-                inner.since.get_or_insert_with(Instant::now);
+                inner.since.get_or_insert_with(clock::now);
             }
             inner.seen = Some(change);
         }
@@ -179,7 +181,7 @@ impl Unshipped {
                 None => (inner.pages, inner.unseen) = (Pages::All, None),
             }
             inner.seen = Some(change);
-            inner.since.get_or_insert_with(Instant::now);
+            inner.since.get_or_insert_with(clock::now);
         }
         self.changed.notify_one();
     }
@@ -211,7 +213,7 @@ impl Unshipped {
             let mut inner = self.inner.lock();
             (inner.pages, inner.unseen) = (Pages::All, None);
             if unsafe_now {
-                inner.since.get_or_insert_with(Instant::now);
+                inner.since.get_or_insert_with(clock::now);
             }
         }
         self.changed.notify_one();
@@ -219,7 +221,7 @@ impl Unshipped {
 
     /// There are transactions that may be nowhere else.
     pub fn mark(&self) {
-        self.inner.lock().since.get_or_insert_with(Instant::now);
+        self.inner.lock().since.get_or_insert_with(clock::now);
         self.changed.notify_one();
     }
 

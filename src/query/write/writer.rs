@@ -126,7 +126,7 @@ pub(super) struct Job {
     pub(super) execute: Execute,
     pub(super) control: Arc<Control>,
     pub(super) reply: oneshot::Sender<Result<ExecuteAnswer, ApiError>>,
-    pub(super) _busy: Busy,
+    _busy: Busy,
 }
 
 /// Somebody wants to see the database as of one commit.
@@ -136,7 +136,7 @@ pub(super) struct PinJob {
     /// Wants the idempotency keys of later transactions than this one; `None`: all.
     pub(super) keys_after: Option<u64>,
     pub(super) reply: oneshot::Sender<Result<(Pinned, Taken), SqliteError>>,
-    pub(super) _busy: Busy,
+    _busy: Busy,
 }
 
 #[derive(Debug, Default)]

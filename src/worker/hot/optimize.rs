@@ -80,11 +80,11 @@ impl Hot {
             }
             laid => laid?,
         };
-        failpoint::hit("optimize.after_copy");
+        failpoint::pass("optimize.after_copy").await;
         let layout = layout_of(&laid.report);
         let uploaded = if layout.is_gain() {
             self.send_checked(&under, temporary, laid.size, &laid.checksum).await?;
-            failpoint::hit("optimize.after_upload");
+            failpoint::pass("optimize.after_upload").await;
             Some(HotUploaded { size: laid.size, checksum: laid.checksum, change: 0 })
         } else {
             None

@@ -97,7 +97,8 @@ impl Hot {
         let (recovered, basis) = self.bring(segment, path, token, copy, asked).await?;
         failpoint::pass("provision.after_copy").await;
         let shown = self.make_writable(segment, token, asked.ship).await?;
-        let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change));
+        let from = asked.recover.filter(|_| recovered.is_some()).map_or(token, |recover| recover.from);
+        let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change).after(from));
         self.begin_shipping(segment, shipping).await;
         failpoint::pass("provision.after_record").await;
         tracing::info!(segment = %segment.id, token, generation = shown.generation, ?recovered, "writable here");
@@ -321,7 +322,7 @@ impl Hot {
         .await?;
         failpoint::pass("release.after_record").await;
         drop(closed);
-        self.end_shipping(&segment).await;
+        self.end_shipping(segment).await;
         if unpromoted {
             self.keep_aside(segment).await?;
         } else if generation.is_none() {

@@ -91,8 +91,8 @@ impl Record {
             copy: None,
             incoming: None,
             keeping: None,
-            kept: Vec::new(),
             ship: None,
+            kept: Vec::new(),
         }
     }
 

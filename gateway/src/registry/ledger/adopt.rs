@@ -60,6 +60,7 @@ pub fn adopt(ledger: &Ledger, worker: &str, claims: Vec<Claim>, strange: Strange
             entries.push(Entry::Dispute(id.clone(), None));
         }
         let lock = Lock {
+            // The next provision asks the holder.
             worker: worker.to_owned(),
             token,
             since_ms: now_ms,

@@ -39,7 +39,10 @@ mod tests;
 
 pub(super) use self::send::made_ready;
 use super::{Hot, segment::Segment};
-use crate::query::write::{PageSet, Unshipped};
+use crate::{
+    clock,
+    query::write::{PageSet, Unshipped},
+};
 
 /// Shortest pause between two files of a segment.
 const EVERY_MIN: Duration = Duration::from_millis(50);
@@ -54,6 +57,8 @@ const LAST_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Shipping {
     pub(super) ship: Ship,
     pub(super) token: Token,
+    /// Token of the first of the locks whose shipped files are this one's to remove.
+    from: Token,
     pub(super) unshipped: Arc<Unshipped>,
     /// Held by whoever ships.
     chain: tokio::sync::Mutex<Chain>,
@@ -109,6 +114,7 @@ impl Shipping {
         Self {
             ship,
             token,
+            from: token,
             unshipped: Arc::new(unshipped),
             chain: tokio::sync::Mutex::new(chain),
             shown: Mutex::default(),
@@ -126,6 +132,11 @@ impl Shipping {
         Self::new(ship, token, basis, unshipped)
     }
 
+    /// With what was shipped under tokens from `from` on, which was taken up.
+    pub(super) fn after(self, from: Token) -> Self {
+        Self { from, ..self }
+    }
+
     /// Last transaction that was shipped.
     pub(super) fn shipped_change(&self) -> Option<u64> {
         self.shown.lock().shipped_change
@@ -133,7 +144,7 @@ impl Shipping {
 
     /// How long the oldest transaction is on this disk alone.
     pub(super) fn age(&self) -> Option<Duration> {
-        self.unshipped.since().map(|since| since.elapsed())
+        self.unshipped.since().map(|since| clock::now().saturating_duration_since(since))
     }
 
     /// For people. `promoted`: last transaction in the generation in the store.
@@ -186,13 +197,13 @@ impl Hot {
     /// Begins to ship `segment`, which is writable; `None`: ends it.
     pub(super) async fn begin_shipping(self: &Arc<Self>, segment: &Arc<Segment>, shipping: Option<Shipping>) {
         self.end_shipping(segment).await;
-        // A writer that is open tells nobody of its commits.
-        self.close_writer(segment).await;
         let Some(shipping) = shipping.map(Arc::new) else { return };
         if segment.state.lock().is_unpromoted() {
             shipping.unshipped.mark();
         }
         segment.state.lock().shipping = Some(Arc::clone(&shipping));
+        // A writer that is open tells nobody of its commits; the next one does.
+        self.close_writer(segment).await;
         self.keep_shipping(segment, shipping);
     }
 
@@ -260,7 +271,7 @@ impl Hot {
                 shipping.unshipped.changed().await;
                 continue;
             };
-            if due <= Instant::now() {
+            if due <= clock::now() {
                 return;
             }
             tokio::select! {

@@ -194,7 +194,7 @@ impl Hot {
                 room
             }
         };
-        failpoint::hit("recover.after_base");
+        failpoint::pass("recover.after_base").await;
         // What is in the part is no copy that could be gone on with.
         let _ = crate::worker::hot::data::remove(&self.data.progress(&segment.id));
         let keys = self.data.incoming_keys(&segment.id);
@@ -222,7 +222,7 @@ impl Hot {
                 break;
             }
             replayed += 1;
-            failpoint::hit("recover.after_file");
+            failpoint::pass("recover.after_file").await;
         }
         let Some((last, _)) = work.last.clone() else {
             return Err(Unusable::Chain(stopped_at.unwrap_or_else(|| "there is no head".into())));
@@ -249,7 +249,7 @@ impl Hot {
             ErrorCode::SegmentCorrupt => Unusable::Chain(error.message),
             _ => Unusable::Failed(error),
         })?;
-        failpoint::hit("recover.before_record");
+        failpoint::pass("recover.before_record").await;
         let size = u64::from(last.pages) * u64::from(last.page_bytes);
         let copy = CopyRecord {
             generation: generation.map(str::to_owned),

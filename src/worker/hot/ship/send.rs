@@ -158,7 +158,7 @@ impl Hot {
         }
         // Also what was left by holders before.
         let names = list(self.settings.store.as_ref(), directory, &segment.id).await?;
-        let ours = names.iter().filter(|name| name.token <= shipping.token);
+        let ours = names.iter().filter(|name| (shipping.from..=shipping.token).contains(&name.token));
         let old = ours.map(|name| path_of(directory, name)).collect::<Result<Vec<_>, _>>()?;
         let newest = names.iter().filter(|name| name.token == shipping.token).map(|name| name.sequence);
         chain.next = chain.next.max(newest.max().unwrap_or(0) + 1);
@@ -180,7 +180,7 @@ impl Hot {
     ) -> Result<(), ApiError> {
         let store = self.settings.store.as_ref();
         let mut names = list(store, directory, &segment.id).await?;
-        names.retain(|name| name.token <= shipping.token);
+        names.retain(|name| (shipping.from..=shipping.token).contains(&name.token));
         names.sort_unstable_by_key(|name| (name.token, name.sequence));
         let (own, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.token == shipping.token);
         chain.next = own.last().map_or(1, |name| name.sequence + 1);
@@ -297,7 +297,7 @@ impl Hot {
                 return Err(error);
             }
         };
-        failpoint::hit("ship.after_rename");
+        failpoint::pass("ship.after_rename").await;
         taken.shipped();
         shipping.shown.lock().shipped_change = Some(change);
         self.metrics.shipped_files.inc();
@@ -348,13 +348,13 @@ impl Hot {
             let Some(chunk) = chunk else { break };
             sent += chunk.len() as u64;
             writer.write(Bytes::from(chunk)).await.map_err(of_store)?;
-            failpoint::hit("ship.chunk");
+            failpoint::pass("ship.chunk").await;
         }
         let checksum = encoder.checksum();
         drop(encoder); // and with it the read transaction
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)?;
-        failpoint::hit("ship.before_rename");
+        failpoint::pass("ship.before_rename").await;
         let Err(error) = store.rename(&part, &target, false).await else { return Ok((sent, checksum)) };
         if error.kind() == ErrorKind::AlreadyExists {
             remove(store, &part).await;
