@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::{Bound, ControlFlow},
+    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Meta, Registry, RegistryError, RowChange};
+use super::{EachRow, Meta, Registry, RegistryError, RowChange};
 use crate::crash::Crash;
 
 /// Rows in memory. Clones share them, and so what one process flushed the next one finds.
@@ -47,12 +47,7 @@ impl Registry for MemoryRegistry {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), RegistryError> {
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, each: &mut EachRow<'_>) -> Result<(), RegistryError> {
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.rows.lock().clone();
         for (key, value) in rows.range::<[u8], _>((Bound::Included(start), end)) {

@@ -88,6 +88,9 @@ pub enum RowChange {
     Delete(Vec<u8>),
 }
 
+/// Is shown rows, key and value, until it has enough.
+pub type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// A back end: rows in order of their keys, and one meta row. All calls block.
 pub trait Registry: Send + Sync + 'static {
     /// The meta row, `None` in a new registry.
@@ -98,12 +101,7 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Shows the rows from key `start` to below `end` (`None`: to the last) in order of keys, until `each`
     /// has enough.
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), RegistryError>;
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, each: &mut EachRow<'_>) -> Result<(), RegistryError>;
 
     /// The value of one row.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError>;
@@ -125,12 +123,7 @@ impl Registry for Arc<dyn Registry> {
         (**self).set_meta(meta)
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), RegistryError> {
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, each: &mut EachRow<'_>) -> Result<(), RegistryError> {
         (**self).scan(start, end, each)
     }
 

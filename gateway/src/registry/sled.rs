@@ -1,14 +1,9 @@
 //! The embedded back end: sled, and the only file that knows it.
 
-use std::{
-    ops::{Bound, ControlFlow},
-    path::Path,
-    thread::sleep,
-    time::Duration,
-};
+use std::{ops::Bound, path::Path, thread::sleep, time::Duration};
 
 use super::{
-    Meta, Registry, RegistryError, RowChange,
+    EachRow, Meta, Registry, RegistryError, RowChange,
     rows::{seal, unseal},
 };
 
@@ -82,12 +77,7 @@ impl Registry for SledRegistry {
         self.db.flush().map_err(failed).map(drop)
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), RegistryError> {
+    fn scan(&self, start: &[u8], end: Option<&[u8]>, each: &mut EachRow<'_>) -> Result<(), RegistryError> {
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         for row in self.catalog.range::<&[u8], _>((Bound::Included(start), end)) {
             let (key, value) = row.map_err(failed)?;
