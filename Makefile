@@ -85,7 +85,7 @@ audit: ## Check licences, advisories and sources of dependencies
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
 	else echo 'make audit needs cargo-deny: cargo install --locked cargo-deny' >&2; exit 1; fi
 
-install: ## Install program, mount(8) helper, systemd unit, samples and manuals; PREFIX=/usr/local DESTDIR=
+install: ## Install program, mount(8) helper, systemd unit, samples, manuals, completions; PREFIX=/usr/local DESTDIR=
 install: $(if $(PROGRAM),,toolchain)
 	@$(if $(PROGRAM),,$(CARGO) build --quiet --release --locked --bin springhouse)
 	@install -D -m 755 '$(or $(PROGRAM),$(TARGET)/release/springhouse)' '$(DESTDIR)$(PREFIX)/bin/springhouse'
@@ -97,6 +97,13 @@ install: $(if $(PROGRAM),,toolchain)
 	@# What somebody edited stays.
 	@for role in config/*.toml; do to="$(DESTDIR)$(SYSCONFDIR)/springhouse/$${role##*/}"; \
 		[ -e "$$to" ] || install -m 644 "$$role" "$$to"; done
+	@share='$(DESTDIR)$(PREFIX)/share'; program='$(DESTDIR)$(PREFIX)/bin/springhouse'; \
+		install -d "$$share"/bash-completion/completions "$$share"/zsh/site-functions \
+			"$$share"/fish/vendor_completions.d; \
+		"$$program" completions bash > "$$share/bash-completion/completions/springhouse"; \
+		"$$program" completions zsh > "$$share/zsh/site-functions/_springhouse"; \
+		"$$program" completions fish > "$$share/fish/vendor_completions.d/springhouse.fish"; \
+		"$$program" manual --dir "$$share/man/man1"
 	@install -d '$(DESTDIR)$(PREFIX)/share/doc/springhouse'
 	@install -m 644 docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/springhouse'
 

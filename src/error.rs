@@ -34,13 +34,15 @@ pub enum Exit {
     InUse,
     /// The user may not.
     Denied,
+    /// What was checked is not in order.
+    Findings,
     /// A defect of Springhouse.
     Internal,
 }
 
 impl Exit {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Done,
         Self::Failed,
         Self::Usage,
@@ -48,6 +50,7 @@ impl Exit {
         Self::MountPoint,
         Self::InUse,
         Self::Denied,
+        Self::Findings,
         Self::Internal,
     ];
 
@@ -62,6 +65,7 @@ impl Exit {
             Self::MountPoint => (4, "Mount point missing, not empty or in use, or no FUSE on this host."),
             Self::InUse => (5, "Port, data directory or store belongs to another process."),
             Self::Denied => (6, "No permission."),
+            Self::Findings => (7, "A check found what does not fit, and said it."),
             Self::Internal => (70, "A defect of Springhouse: please report the line."),
         }
     }

@@ -4,7 +4,6 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod error;
-pub mod failpoint;
 pub mod gateway_store;
 pub mod logging;
 pub mod mount;
@@ -16,3 +15,5 @@ pub mod shutdown;
 #[cfg(test)]
 mod simulation;
 pub mod worker;
+
+pub use springhouse_gateway::failpoint;

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         Command::Query(args) => cli::query::run(args),
         Command::Segment(args) => cli::segment::run(args),
         Command::Schema(args) => cli::schema::run(args),
+        Command::Tiers(args) => cli::tiers::run(args),
+        Command::Registry(args) => cli::registry::run(args),
         Command::Mount(args) => cli::mount::run(args),
         Command::MountHelper { arguments } => return cli::mount_helper::run(arguments.into_iter()),
         Command::Unmount(args) => cli::unmount::run(args),
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Command::Worker(args) => cli::worker::run(args),
         Command::Gateway(args) => cli::gateway::run(args),
         Command::Config(args) => cli::config::run(args),
+        Command::Completions(args) => cli::completions::run(&args),
+        Command::Manual(args) => cli::manual::run(args),
         Command::Version => cli::version::run(),
     };
     cli::finish(name, outcome)

@@ -1,6 +1,6 @@
 //! `springhouse query`, for people at a terminal and for programs behind a pipe.
 
-use std::{process::Command, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 tests! {
-    [] piped, errors_and_exit_codes;
+    [] piped, errors_and_exit_codes, completions_and_manuals;
     [Terminal] at_a_terminal;
 }
 
@@ -104,6 +104,44 @@ fn errors_and_exit_codes() {
         &format!("springhouse query seg001 '{endless}' --timeout 1s --format ndjson > /dev/null"),
     );
     assert_eq!((output.code, output.stderr.lines().count()), (Some(1), 1), "{output:?}");
+}
+
+/// A shell that completes finds our commands and flags; every command has its manual page.
+fn completions_and_manuals() {
+    let run = |script: &str| {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]).env("SPRINGHOUSE", springhouse_binary());
+        process::run(command, LIMIT)
+    };
+    let complete = |words: &str| {
+        let script = format!(
+            "source <(\"$SPRINGHOUSE\" completions bash); COMP_WORDS=({words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _springhouse springhouse \"${{COMP_WORDS[$COMP_CWORD]}}\" \"${{COMP_WORDS[$((COMP_CWORD - 1))]}}\"; \
+             printf '%s ' \"${{COMPREPLY[@]}}\""
+        );
+        let output = run(&script);
+        assert!(output.success(), "{output:?}");
+        output.stdout
+    };
+    assert_eq!(complete("springhouse segment prov").trim(), "provision");
+    assert_eq!(complete("springhouse mount --cache-d").trim(), "--cache-dir");
+    for (shell, line) in [("zsh", "#compdef springhouse"), ("fish", "complete -c springhouse")] {
+        let script = run(&format!("\"$SPRINGHOUSE\" completions {shell}"));
+        assert!(script.success() && script.stdout.contains(line), "{script:?}");
+    }
+
+    let page = run("\"$SPRINGHOUSE\" manual segment promote");
+    for wanted in [".TH springhouse-segment-promote 1", "\\-\\-release"] {
+        assert!(page.stdout.contains(wanted), "{wanted}: {page:?}");
+    }
+    let home = scratch();
+    let all = run(&format!("\"$SPRINGHOUSE\" manual --dir {}/man1", home.path().display()));
+    assert!(all.success(), "{all:?}");
+    let written = fs::read_to_string(home.path().join("man1/springhouse-segment-promote.1"));
+    assert!(written.expect("a page").contains("write lock"));
+    let unknown = run("\"$SPRINGHOUSE\" manual segment nothing");
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("`springhouse segment` has"), "{unknown:?}");
 }
 
 fn serving() -> (tempfile::TempDir, Serve) {

@@ -305,6 +305,11 @@ fn make_install() {
     install();
     let mut found = Vec::new();
     list(&destination, &destination, &mut found);
+    // A page for each command.
+    let (pages, mut found): (Vec<_>, Vec<_>) = found.into_iter().partition(|path| path.contains("/man1/"));
+    for page in ["springhouse.1", "springhouse-mount.1", "springhouse-segment-promote.1"] {
+        assert!(pages.contains(&format!("opt/springhouse/share/man/man1/{page}")), "{pages:?}");
+    }
     found.sort();
     let documents = fs::read_dir(repository().join("docs")).expect("documents").flatten();
     let mut wanted: Vec<String> = documents
@@ -318,6 +323,9 @@ fn make_install() {
             "etc/springhouse/worker.toml",
             "opt/springhouse/bin/springhouse",
             "opt/springhouse/lib/systemd/system/springhouse-mount@.service",
+            "opt/springhouse/share/bash-completion/completions/springhouse",
+            "opt/springhouse/share/fish/vendor_completions.d/springhouse.fish",
+            "opt/springhouse/share/zsh/site-functions/_springhouse",
             "sbin/mount.springhouse",
         ]
         .map(str::to_owned),

@@ -38,32 +38,32 @@ fn serve(store: &str) -> Serve {
     Serve::with(store, &["--tier", "hot,cold", "--lease-ttl", "2s", "--discovery-interval", "300ms"])
 }
 
-fn post(api: &Api, path: &str, body: &Value) -> Reply {
+pub fn post(api: &Api, path: &str, body: &Value) -> Reply {
     send(api, Method::POST, path, &[], Some(body))
 }
 
-fn send(api: &Api, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Reply {
+pub fn send(api: &Api, method: Method, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Reply {
     let headers = [headers, &[("content-type", "application/json")]].concat();
     api.send(method, path, &headers, body.map(Value::to_string)).expect("an answer")
 }
 
-fn good(reply: &Reply) -> Value {
+pub fn good(reply: &Reply) -> Value {
     assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.body);
     reply.json()
 }
 
 /// Code of an error, after its status.
-fn refused(reply: &Reply) -> (u16, String) {
+pub fn refused(reply: &Reply) -> (u16, String) {
     let code = reply.json()["error"]["code"].as_str().map(str::to_owned);
     (reply.status, code.unwrap_or_else(|| panic!("no error: {} {}", reply.status, reply.body)))
 }
 
-fn of(segment: &str, what: &str) -> String {
+pub fn of(segment: &str, what: &str) -> String {
     format!("/v1/segments/{segment}/{what}")
 }
 
 /// Makes the segment writable; waits for a worker that takes it.
-fn provision(api: &Api, segment: &str, request: &Value) -> Value {
+pub fn provision(api: &Api, segment: &str, request: &Value) -> Value {
     eventually("the segment is writable", LIMIT, || {
         let reply = post(api, &of(segment, "provision"), request);
         match reply.status {
@@ -73,7 +73,7 @@ fn provision(api: &Api, segment: &str, request: &Value) -> Value {
     })
 }
 
-fn execute(api: &Api, segment: &str, sql: &str) -> Reply {
+pub fn execute(api: &Api, segment: &str, sql: &str) -> Reply {
     post(api, &of(segment, "execute"), &json!({ "sql": sql }))
 }
 
@@ -86,7 +86,7 @@ fn open(file: &Path) -> Connection {
     Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("a database")
 }
 
-fn number(database: &Connection, sql: &str) -> i64 {
+pub fn number(database: &Connection, sql: &str) -> i64 {
     database.query_row(sql, [], |row| row.get(0)).expect(sql)
 }
 
@@ -94,7 +94,7 @@ fn in_store(root: &Path, segment: &str) -> PathBuf {
     root.join(segments::relative_path(segment))
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a directory").flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -383,7 +383,8 @@ fn killed_in_a_promotion() {
     }
 }
 
-/// Somebody else replaces the file while it is provisioned: a promotion does not overwrite it.
+/// Somebody else replaces the file while it is provisioned: the lock ends, and what was not promoted is kept
+/// aside under a name that everybody is told.
 fn foreign_generation() {
     let root = scratch();
     let serve = serve(&url(root.path()));
@@ -403,8 +404,23 @@ fn foreign_generation() {
         .and_then(|_| fs::rename(file.with_extension("new"), &file))
         .expect("replaced");
     let refusal = post(api, &of("seg001", "promote"), &json!({}));
-    assert_eq!(refusal.status, 409, "{}", refusal.body);
+    assert_eq!(refused(&refusal), (409, "superseded".into()), "{}", refusal.body);
     assert_eq!(number(&open(&file), "select id from t"), 9, "theirs stays");
+    let over = eventually("the file with the writes is named", LIMIT, || {
+        let over = api.get("/v1/locks").json()["superseded"][0].clone();
+        over["kept"].as_str().map(str::to_owned)
+    });
+    let write = execute(api, "seg001", "insert into t values (3)");
+    assert_eq!(refused(&write), (409, "superseded".into()));
+    assert!(write.body.contains(&over) && write.body.contains("provision"), "{}", write.body);
+    let kept = serve.data().join("data/hot/kept").join(&over);
+    assert_eq!(number(&Connection::open(kept).expect("a database"), "select sum(id) from t"), 3, "1 and 2");
+    assert_eq!(api.query("seg001", "select id from t").rows, [[json!(9)]], "theirs is what is asked");
+    // Whoever provisions again builds upon theirs.
+    provision(api, "seg001", &json!({}));
+    good(&execute(api, "seg001", "insert into t values (10)"));
+    good(&post(api, &of("seg001", "promote"), &json!({})));
+    assert_eq!(number(&open(&file), "select sum(id) from t"), 19);
 }
 
 /// Refused under a lock; then gone everywhere, and nothing brings it back.

@@ -19,11 +19,14 @@ mod cluster_faults;
 mod config;
 mod conformance;
 mod demo_runs;
+mod disaster;
 mod docs;
 mod fstab;
 mod harness;
 mod hostile_sql;
 mod life;
+mod life_faults;
+mod life_outages;
 mod load;
 mod mount_cache;
 mod mount_daemon;
@@ -37,13 +40,25 @@ mod query;
 mod query_faults;
 mod registry;
 mod selftest;
+mod ship;
 mod store_contract;
+mod tiers;
+mod trough;
+mod trough_manager;
+mod trough_migration;
 mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 29] = [
+const TESTS: [&[registry::Test]; 37] = [
+    life_faults::TESTS,
+    life_outages::TESTS,
     life::TESTS,
+    trough::TESTS,
+    tiers::TESTS,
+    trough_manager::TESTS,
+    trough_migration::TESTS,
+    disaster::TESTS,
     mount_cache::TESTS,
     any_hdfs::TESTS,
     write_faults::TESTS,
@@ -68,6 +83,7 @@ const TESTS: [&[registry::Test]; 29] = [
     cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,
+    ship::TESTS,
     bad_input::TESTS,
     config::TESTS,
     arrows::TESTS,

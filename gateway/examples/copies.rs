@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout)]
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +21,7 @@ use springhouse_gateway::{
         sled::SledRegistry,
         state::{Amendment, Change, State},
     },
+    rules::Rules,
     segment::SegmentId,
     store::Generation,
 };
@@ -34,12 +34,12 @@ fn id(n: usize) -> Result<SegmentId, Box<dyn std::error::Error>> {
 }
 
 fn worker(n: usize, quota_bytes: u64) -> HotWorker {
-    let report = HotReport { quota_bytes, stored_bytes: 0, full: false, manifest_version: 0 };
+    let report = HotReport { quota_bytes, ..HotReport::default() };
     HotWorker { name: format!("hot-{n:04}").into(), epoch: 1, report }
 }
 
 fn open(segments: usize, home: &std::path::Path) -> Result<State, Box<dyn std::error::Error>> {
-    let meta = || Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false };
+    let meta = || Meta::new("0".repeat(32));
     let state = State::open(Box::new(SledRegistry::open(home, 64 << 20)?), meta)?;
     let facts = Facts { generation: Generation([7; 16]), size: SIZE, mtime_ms: 0 };
     for first in (0..segments).step_by(1000) {
@@ -51,7 +51,7 @@ fn open(segments: usize, home: &std::path::Path) -> Result<State, Box<dyn std::e
             segments: Packed::from_unsorted(packed),
         };
         let raised: Result<Vec<Entry>, Box<dyn std::error::Error>> =
-            numbers.map(|n| Ok(Entry::Raise(id(n)?, Some(Raise { copies: COPIES })))).collect();
+            numbers.map(|n| Ok(Entry::Raise(id(n)?, Some(Raise::by_hand(COPIES, 0))))).collect();
         let amendment = Amendment { entries: raised?, changes: vec![listed], answer: () };
         state.amend(|_, _| Ok::<_, RegistryError>(amendment))?;
     }
@@ -72,7 +72,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (segments, workers) = (argument(1, 100_000)?, argument(2, 200)?);
     let home = tempfile::tempdir()?;
     let state = Arc::new(open(segments, home.path())?);
-    let rules = CopyRules { minimum: 1, grace: Duration::from_secs(60), zones: BTreeMap::new() };
+    let rules = CopyRules {
+        rules: Arc::new(Rules::new(Vec::new(), 1, COPIES).map_err(|_| "no rules are good rules")?),
+        grace: Duration::from_secs(60),
+        clock: Arc::new(|| 0),
+    };
     let copies = Copies::new(state, rules);
     // 70 % full.
     let quota = segments as u64 * SIZE * u64::from(COPIES) * 10 / 7 / workers as u64;
@@ -101,6 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         token: None,
         change: 0,
         promoted_change: 0,
+        shipped_change: None,
     };
     let (mut version, mut digest) = (0, 0u64);
     let delta = each_us(20_000, |n| {

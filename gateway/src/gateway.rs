@@ -27,15 +27,19 @@ use crate::{
         owner::{Claim, claim},
         system_clock,
     },
+    heat::Heat,
     metrics::Metrics,
+    rebuild::epoch_after_loss,
     registry::{
-        Meta, Registry, RegistryError,
+        Adopting, Meta, Registry, RegistryError, places,
         sled::SledRegistry,
         state::{Change, State},
     },
     routing::{Routing, workers::Workers},
+    rules::Rules as SegmentRules,
     settings::Settings,
     store::{SegmentStore, StoreFailure},
+    trough,
     writing::{Rules, SchemaCheck, Writing},
 };
 
@@ -77,6 +81,7 @@ pub(crate) struct Core {
     pub(crate) discovery: Arc<Discovery>,
     pub(crate) routing: Arc<Routing>,
     pub(crate) writing: Arc<Writing>,
+    pub(crate) rules: Arc<SegmentRules>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: AtomicBool,
 }
@@ -99,7 +104,7 @@ impl Gateway {
     /// Opens the registry, checks the store's owner marker, starts discovery. Answers as soon as the
     /// catalog of the last run is loaded: the first discovery pass goes on in the background.
     pub async fn start(settings: Settings, store: Arc<dyn SegmentStore>) -> Result<Self, StartError> {
-        let (directory, cache) = (settings.data_dir.clone(), settings.registry_cache_bytes);
+        let (directory, cache) = (places::current(&settings.data_dir), settings.registry_cache_bytes);
         let open = move || -> Result<Box<dyn Registry>, RegistryError> {
             Ok(Box::new(SledRegistry::open(&directory, cache)?))
         };
@@ -116,14 +121,12 @@ impl Gateway {
         check(&settings)?;
         let state = blocking(move || State::open(registry()?, new_meta)).await?;
         let state = Arc::new(state);
-        own(&settings, &*store, &state).await?;
+        own(&settings, &*store, &state, clock()).await?;
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError::Setting(format!("metrics: {e}")))?);
         let looker = Arc::new(Looker::new(store.clone(), state.clone(), metrics.clone()));
-        let rules = CopyRules {
-            minimum: settings.copies_minimum,
-            grace: settings.copies_grace,
-            zones: settings.zones.clone(),
-        };
+        let segment_rules = Arc::new(segment_rules(&settings)?);
+        let rules =
+            CopyRules { rules: segment_rules.clone(), grace: settings.copies_grace, clock: clock.clone() };
         let routing = Routing::new(
             Workers::new(settings.lease_ttl, Instant::now().into_std()),
             Arc::new(Copies::new(state.clone(), rules)),
@@ -134,13 +137,15 @@ impl Gateway {
             settings.secret.as_deref(),
         )
         .map_err(StartError::Setting)?;
-        let routing = Arc::new(routing);
+        let (known, half_life) = (settings.heat.segments_max, settings.heat.half_life);
+        let heat = Heat::new(known, half_life, Instant::now().into_std());
+        let routing = Arc::new(routing.measure_with(heat));
         let store_url = store.url();
         let rules = Rules {
             copy_max: settings.copy_max,
             foreign: settings.foreign_generation,
-            copies_minimum: settings.copies_minimum,
-            copies_maximum: settings.copies_maximum,
+            segments: segment_rules.clone(),
+            heat: settings.heat.clone(),
         };
         let writing =
             Arc::new(Writing::new(state.clone(), store.clone(), routing.clone(), clock.clone(), rules));
@@ -152,9 +157,15 @@ impl Gateway {
             settings.full_pass_interval,
             stopped.clone(),
         );
-        let upkeep =
-            upkeep(state.clone(), writing.clone(), discovery.clone(), settings.lease_ttl / 3, stopped);
-        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep)];
+        let upkeep = upkeep(
+            state.clone(),
+            writing.clone(),
+            discovery.clone(),
+            settings.lease_ttl / 3,
+            stopped.clone(),
+        );
+        let tiers = tiers(writing.clone(), segment_rules.clone(), settings.heat.interval, stopped);
+        let tasks = vec![tokio::spawn(passes), tokio::spawn(upkeep), tokio::spawn(tiers)];
         let meta = state.meta();
         tracing::info!(
             store = store_url,
@@ -171,6 +182,7 @@ impl Gateway {
             discovery,
             routing,
             writing,
+            rules: segment_rules,
             metrics,
             stopping: AtomicBool::new(false),
         };
@@ -183,10 +195,21 @@ impl Gateway {
         router::router(self.core.clone())
     }
 
+    /// Trough's ports, a router each. Serve them as [`Gateway::router`]; after [`Gateway::shutdown`] they
+    /// answer that it is over.
+    pub fn trough(&self, settings: trough::PortSettings) -> trough::PortRouters {
+        trough::PortRouters::new(self.core.clone(), settings)
+    }
+
     /// Makes requests for worker `name` go to `router` in this process instead of the URL in its lease.
     /// The worker still has to take a lease through [`Gateway::registrar`].
     pub fn attach_local(&self, name: &str, router: axum::Router) {
         self.core.routing.workers.attach_local(name, router, Instant::now().into_std());
+    }
+
+    /// Catalog and ledger, for whoever wants to look without HTTP.
+    pub fn state(&self) -> Arc<State> {
+        self.core.state.clone()
     }
 
     /// Its insides, for tests.
@@ -244,18 +267,65 @@ async fn upkeep(
     interval: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    let started = Instant::now();
     while !*stop.borrow_and_update() {
+        end_adoption(&state, started).await;
         writing.settle_all().await;
+        writing.supersede_all().await;
         writing.place_copies().await;
+        for (directory, id) in discovery.take_strays() {
+            writing.collect_strays(&directory, &id).await;
+        }
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }
+        writing.forget_superseded().await;
         tokio::select! {
             biased;
             () = state.moved() => {}
             () = tokio::time::sleep(interval) => {}
             changed = stop.changed() => if changed.is_err() { break },
         }
+    }
+}
+
+/// Every so often all segments are looked at for rules about age; otherwise only what changed.
+const AGES_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks at rules and heat, again and again.
+async fn tiers(
+    writing: Arc<Writing>,
+    rules: Arc<SegmentRules>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut all_looked_at = Instant::now();
+    while !*stop.borrow_and_update() {
+        let all = rules.depend_on_age() && all_looked_at.elapsed() >= AGES_EVERY;
+        if all {
+            all_looked_at = Instant::now();
+        }
+        writing.follow_tiers(all).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            changed = stop.changed() => if changed.is_err() { break },
+        }
+    }
+}
+
+/// A registry that was made again knows all locks that there are, once workers had the time to report.
+async fn end_adoption(state: &Arc<State>, started: Instant) {
+    let Some(adopting) = state.meta().adopting else { return };
+    if started.elapsed() < Duration::from_millis(adopting.wait_ms) {
+        return;
+    }
+    let ended = {
+        let state = state.clone();
+        blocking(move || state.update_meta(|meta| meta.adopting = None)).await
+    };
+    match ended {
+        Ok(()) => tracing::info!("the locks that workers reported are all there are"),
+        Err(error) => tracing::warn!(%error, "the registry cannot note that all workers have reported"),
     }
 }
 
@@ -270,6 +340,19 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     if settings.copies_minimum == 0 || settings.copies_maximum < settings.copies_minimum {
         return wrong("copies_minimum must be at least 1, and copies_maximum not below it");
     }
+    let heat = &settings.heat;
+    if heat.half_life.is_zero()
+        || heat.interval.is_zero()
+        || heat.segments_max == 0
+        || heat.rate_per_copy == 0
+    {
+        return wrong(
+            "heat's half-life, interval, number of segments and rate for each copy must be more than 0",
+        );
+    }
+    if heat.lower_percent >= 100 {
+        return wrong("heat_lower_percent must be less than 100, or segments go up and down");
+    }
     if settings.copy_max.is_zero() || settings.write_bytes_max == 0 {
         return wrong("limits of 0 let nothing be written");
     }
@@ -283,13 +366,28 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The rules, checked: the configuration has done so before, but a gateway may be started by other code.
+fn segment_rules(settings: &Settings) -> Result<SegmentRules, StartError> {
+    SegmentRules::new(settings.rules.clone(), settings.copies_minimum, settings.copies_maximum).map_err(
+        |mistakes| {
+            let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            StartError::Setting(told.join("; "))
+        },
+    )
+}
+
 fn new_meta() -> Meta {
     let id: u128 = rand::random();
-    Meta { registry_id: format!("{id:032x}"), epoch: 0, store_url: None, discovered: false }
+    Meta::new(format!("{id:032x}"))
 }
 
 /// Makes sure that this registry and the store belong together.
-async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) -> Result<(), StartError> {
+async fn own(
+    settings: &Settings,
+    store: &dyn SegmentStore,
+    state: &Arc<State>,
+    now_ms: i64,
+) -> Result<(), StartError> {
     let (url, meta) = (store.url(), state.meta());
     let known = meta.store_url.as_deref() == Some(url.as_str());
     if let Some(other) = meta.store_url.as_deref().filter(|_| !known && !settings.take_over_store) {
@@ -299,9 +397,14 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
             settings.data_dir.display()
         )));
     }
+    let mut take_up_locks = false;
     match claim(store, &meta.registry_id, settings.take_over_store).await {
         Ok(Claim::Ours) => {}
-        Ok(Claim::Taken) => tracing::info!(store = url, "the store is marked as this registry's"),
+        Ok(Claim::Taken) => {
+            tracing::info!(store = url, "the store is marked as this registry's");
+            // Perhaps another one had it, and its workers have locks.
+            take_up_locks = meta.store_url.is_none() && settings.take_over_store;
+        }
         Ok(Claim::ReadOnly(reason)) => tracing::warn!(
             store = url,
             reason,
@@ -327,6 +430,7 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
     }
     if !known {
         let state = state.clone();
+        let wait_ms = u64::try_from(settings.lease_ttl.as_millis()).unwrap_or(u64::MAX).saturating_mul(4);
         blocking(move || {
             // Of another store nothing holds.
             let gone = state.catalog().directories().map(|(path, _)| Change::Removed(path.clone())).collect();
@@ -334,6 +438,10 @@ async fn own(settings: &Settings, store: &dyn SegmentStore, state: &Arc<State>) 
             state.update_meta(|meta| {
                 meta.store_url = Some(url);
                 meta.discovered = false;
+                if take_up_locks {
+                    meta.epoch = meta.epoch.max(epoch_after_loss(now_ms));
+                    meta.adopting = Some(Adopting { known: 0, wait_ms });
+                }
             })
         })
         .await?;

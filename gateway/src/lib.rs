@@ -1,8 +1,8 @@
 //! Registry, leases, routing and HTTP API of Springhouse.
 //!
-//! Imports go one way: `trough`, `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies` →
-//! `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::error`, `segment`, `store`, which
-//! import nothing of the others.
+//! Imports go one way: `trough`, `gateway`, `api` handlers → `writing` → `routing`, `discovery` → `copies`, `heat`
+//! → `registry`, `leases`, `placement` → `api::types`, `api::hot`, `api::tier_types`, `api::error`, `rules`,
+//! `segment`, `store`, which import nothing of the others.
 //! This crate knows the store only through [`store::SegmentStore`], SQLite not at all, and nothing
 //! outside `registry/sled.rs` knows `sled`.
 
@@ -11,14 +11,19 @@ pub mod copies;
 #[cfg(any(test, feature = "testing"))]
 mod crash;
 pub mod discovery;
+pub mod failpoint;
 mod gateway;
+pub mod heat;
 pub mod leases;
 pub mod metrics;
 pub mod placement;
+pub mod rebuild;
 pub mod registry;
 pub mod routing;
+pub mod rules;
 pub mod segment;
 mod settings;
+pub mod shipped;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -26,5 +31,6 @@ pub mod trough;
 pub mod writing;
 
 pub use gateway::{Gateway, StartError};
+pub use heat::HeatSettings;
 pub use settings::{ForeignGeneration, Settings};
 pub use writing::SchemaCheck;

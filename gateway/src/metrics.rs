@@ -35,6 +35,12 @@ pub struct Metrics {
     pub looks: IntCounterVec,
     /// Catalog sizes by kind, set when they are read.
     pub catalog: IntGaugeVec,
+    /// Hot copies changed by rules and heat: `raised`, `lowered`, `more`, `fewer`, `freed` (a wish that ended
+    /// without a copy).
+    pub tier_changes: IntCounterVec,
+    /// Segments by whose wish it is that they have copies, and those whose heat is known; set when they are
+    /// read.
+    pub tiers: IntGaugeVec,
     /// Entries of the ledger by kind, set when they are read.
     pub ledger: IntGaugeVec,
     /// Workers by state, set when they are read.
@@ -92,6 +98,8 @@ impl Metrics {
             leases: counters("lease_messages_total", "Lease messages.", &["outcome"])?,
             looks: counters("looks_total", "Single segments looked up in the store.", &["outcome"])?,
             catalog: gauges("catalog", "Sizes of the catalog.", &["kind"])?,
+            tier_changes: counters("tier_changes_total", "Hot copies changed by demand.", &["what"])?,
+            tiers: gauges("tiers", "Segments by who decides about their copies.", &["kind"])?,
             ledger: gauges("ledger", "What the ledger holds.", &["kind"])?,
             workers: gauges("workers", "Workers.", &["state"])?,
             worker_in_flight: gauges("worker_in_flight", "Requests at each worker.", &["worker"])?,

@@ -1,11 +1,13 @@
 //! What a gateway can be told. Every field has a default except where the registry lies.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
+
+use crate::{heat::HeatSettings, rules::Rule};
 
 /// Settings of a gateway; resolved once, before it starts.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Directory of the registry; created if missing. Never on a FUSE mount.
+    /// Directory in which the registry lies; created if missing. Never on a FUSE mount.
     pub data_dir: PathBuf,
     /// Pause between two discovery passes. Also the bound on how old the catalog may be. Default 10 s.
     pub discovery_interval: Duration,
@@ -43,20 +45,23 @@ pub struct Settings {
     pub copies_maximum: u32,
     /// For so long a silent hot worker keeps what it was assigned. Default 60 s.
     pub copies_grace: Duration,
-    /// Zone (rack, room) of each hot worker, by name: copies of a segment go to different ones. Default
-    /// none.
-    pub zones: BTreeMap<String, String>,
-    /// What a promotion does with a generation that somebody else has put into the store. Default refuse.
+    /// When segments are raised and lowered by themselves.
+    pub heat: HeatSettings,
+    /// Rules by which segments differ, in order of precedence. Default none.
+    pub rules: Vec<Rule>,
+    /// Who gives way if somebody else puts a generation of a locked segment into the store. Default supersede.
     pub foreign_generation: ForeignGeneration,
 }
 
-/// What a promotion does if the segment in the store is not the one that its writes build upon.
+/// Who gives way if the segment in the store is not the one any more that the writes of its lock build upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForeignGeneration {
-    /// It is refused; the store stays as it is.
+    /// The lock: it ends, and what was not promoted is kept aside on its holder, in a file with a name.
     #[default]
+    Supersede,
+    /// Nobody: the lock stays, a promotion is refused, and somebody decides.
     Refuse,
-    /// It replaces what is there, with a line in the log.
+    /// The store: the next promotion replaces what is there, with a line in the log.
     Overwrite,
 }
 
@@ -82,8 +87,9 @@ impl Settings {
             copies_minimum: 1,
             copies_maximum: 4,
             copies_grace: Duration::from_secs(60),
-            zones: BTreeMap::new(),
-            foreign_generation: ForeignGeneration::Refuse,
+            heat: HeatSettings::default(),
+            rules: Vec::new(),
+            foreign_generation: ForeignGeneration::Supersede,
         }
     }
 }

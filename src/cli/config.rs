@@ -1,10 +1,10 @@
-//! `springhouse config check | show`.
+//! `springhouse config check | show | from-trough`.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{print, problem};
+use super::{from_trough, print, problem};
 use crate::{
     config::{Flags, Problem, Role, render, resolve, roles},
     error::{Exit, Failure},
@@ -37,6 +37,14 @@ enum What {
         #[command(subcommand)]
         role: Show,
     },
+    /// Turn Trough's settings into a configuration
+    ///
+    /// What has no counterpart becomes a comment. Nothing in the file is evaluated: Python lambdas of the usual
+    /// shape become rules to look at.
+    #[command(after_help = "Examples:\n  \
+        springhouse config from-trough /etc/trough/settings.yml > serve.toml\n  \
+        springhouse config from-trough /etc/trough/settings.yml --dir /etc/springhouse")]
+    FromTrough(from_trough::Args),
     /// Print the tables of keys in docs/CONFIGURATION.md
     #[command(hide = true)]
     Docs,
@@ -78,6 +86,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Show::Gateway(flags) => show(flags),
             Show::Serve(flags) => show(flags),
         },
+        What::FromTrough(args) => from_trough::run(&args),
         What::Docs => print(&render::all_tables()),
         What::Sample { role } => print(&match role {
             RoleName::Mount => render::sample::<roles::Mount>(),

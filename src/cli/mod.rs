@@ -15,16 +15,21 @@ use crate::{
 
 pub mod cache;
 mod columns;
+pub mod completions;
 pub mod config;
+mod from_trough;
 pub mod gateway;
+pub mod manual;
 pub mod mount;
 pub mod mount_helper;
 pub mod mounts;
 pub mod query;
+pub mod registry;
 pub mod schema;
 pub mod segment;
 pub mod serve;
 mod table;
+pub mod tiers;
 pub mod unmount;
 pub mod version;
 pub mod worker;
@@ -59,6 +64,10 @@ pub enum Command {
     Segment(segment::Args),
     /// Register what new segments look like
     Schema(schema::Args),
+    /// See which segments are hot, by which rules, and why
+    Tiers(tiers::Args),
+    /// Back up, restore, check and rebuild what a gateway keeps
+    Registry(registry::Args),
     /// Mount a store as a directory
     Mount(mount::Args),
     /// What /sbin/mount.springhouse is: mount for /etc/fstab
@@ -80,6 +89,10 @@ pub enum Command {
     Gateway(gateway::Args),
     /// Check a configuration, or show the one in force
     Config(config::Args),
+    /// Print a script that makes a shell complete commands and flags
+    Completions(completions::Args),
+    /// Print a manual page, or write all of them
+    Manual(manual::Args),
     /// Print the version and how SQLite was built
     Version,
 }
@@ -92,6 +105,8 @@ impl Command {
             Self::Query(_) => "query",
             Self::Segment(_) => "segment",
             Self::Schema(_) => "schema",
+            Self::Tiers(_) => "tiers",
+            Self::Registry(_) => "registry",
             Self::Mount(_) => "mount",
             Self::MountHelper { .. } => "mount-helper",
             Self::Unmount(_) => "unmount",
@@ -100,6 +115,8 @@ impl Command {
             Self::Worker(_) => "worker",
             Self::Gateway(_) => "gateway",
             Self::Config(_) => "config",
+            Self::Completions(_) => "completions",
+            Self::Manual(_) => "manual",
             Self::Version => "version",
         }
     }
@@ -124,9 +141,14 @@ pub fn parse() -> Command {
     }
 }
 
+/// All commands and their flags.
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// `springhouse`, and the subcommands that lead `arguments`: the nearest help is theirs.
 fn subcommands(arguments: impl Iterator<Item = String>) -> Vec<String> {
-    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut command = command();
     let mut names = vec!["springhouse".to_owned()];
     for argument in arguments {
         let Some(next) = command.find_subcommand(&argument).cloned() else { break };

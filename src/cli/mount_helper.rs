@@ -107,7 +107,7 @@ fn code(exit: Exit) -> u8 {
         Exit::Done => 0,
         Exit::Usage | Exit::Denied => 1,
         Exit::Internal => 2,
-        Exit::Failed | Exit::Unreachable | Exit::MountPoint | Exit::InUse => 32,
+        Exit::Failed | Exit::Unreachable | Exit::MountPoint | Exit::InUse | Exit::Findings => 32,
     }
 }
 

@@ -8,6 +8,7 @@ use springhouse_fuse::{
     memory::MEMORY_BYTES_MIN,
     store::StoreUrl,
 };
+use springhouse_gateway::ForeignGeneration;
 
 use super::{
     keys::keys,
@@ -49,6 +50,8 @@ words! {
         Off = "off",
     }
 }
+
+words! { impl ForeignGeneration { Supersede = "supersede", Refuse = "refuse", Overwrite = "overwrite", } }
 
 words! { impl WriteMode { Stream = "stream", Staged = "staged", } }
 
@@ -289,12 +292,30 @@ keys! {
         deadline_max: Span<{ SECOND / 100 }, { 24 * HOUR }> = "5m",
         /// Longest body of a query's request: SQL and parameters.
         body_size_max: Size<{ KIB }, { 256 * MIB }> = "1MiB",
+        /// Longest body of a request that writes.
+        ///
+        /// The gateway holds it in memory until the worker has it; larger batches write faster.
+        write_size_max: Size<{ KIB }, { 4 * GIB }> = "64MiB",
+        /// Longest time that a worker may take to copy a segment: at provision, promotion and release.
+        ///
+        /// A promotion that takes longer fails, and can be repeated. Raise it for segments of many GiB in a
+        /// store far away.
+        copy_max: Span<{ SECOND }, { 7 * 24 * HOUR }> = "1h",
         /// How long to wait for a worker to take a connection before the next one is asked.
         connect_timeout: Span<{ SECOND / 100 }, { MINUTE }> = "1s",
         /// How long a stop waits for answers that are under way.
         ///
         /// Keep it below the time after which your supervisor kills (90 s in systemd, 30 s in Kubernetes).
         drain_max: Span<0, { 10 * MINUTE }> = "10s",
+        /// Who gives way if somebody else replaces a segment in the store that is locked for writing.
+        ///
+        /// supersede: the lock. It ends, with a line in the log; what was not promoted is kept aside on its
+        /// holder, in a file that the next request, `segment show` and `segment locks` name; whoever writes
+        /// provisions again, upon the newer generation. refuse: nobody. The lock stays, promotions are refused,
+        /// until somebody releases it by force or removes the other generation. overwrite: the store. The next
+        /// promotion replaces the other generation, with a line in the log. In a file:// store a changed mode or
+        /// owner makes another generation, too.
+        foreign_generation: ForeignGeneration = "supersede",
         /// Memory that the embedded registry may use for its pages; it takes that as advice.
         registry_cache: Size<{ MIB }, { TIB }> = "64MiB",
         /// Take a store that another registry has marked as its own.
@@ -395,6 +416,10 @@ keys! {
         /// Unset: as many as the store gives. Copies give way to everything else on the host as well; those
         /// that somebody waits for, to write, do not.
         copy_bandwidth: Option<Size<{ 64 * KIB }, { 1 << 50 }>>,
+        /// Rack, room or zone of this worker: the copies of a segment go to different ones.
+        ///
+        /// The worker reports it with its lease. Where there are fewer zones than copies some share one.
+        zone: Option<WorkerName>,
     }
 }
 

@@ -90,6 +90,22 @@ impl KeySpec {
 /// Every environment variable of Springhouse begins so.
 pub const ENV_PREFIX: &str = "SPRINGHOUSE_";
 
+/// An array of tables in the file, `[[name]]`: keys that may be given any number of times, in an order that
+/// counts. Only in a file: neither flags nor environment variables have an order.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// In a file: `rule`.
+    pub name: &'static str,
+    /// Heading in the documents.
+    pub title: &'static str,
+    /// What such a table is, for documents and samples: lines.
+    pub about: &'static str,
+    /// Keys of one table.
+    pub specs: Vec<KeySpec>,
+    /// A few tables as a reader might give them: keys, and values as text.
+    pub examples: &'static [&'static [(&'static str, &'static str)]],
+}
+
 /// Some keys that belong together: a heading in the documents, a struct in the program.
 pub trait Group: Sized {
     /// Heading of the group.
@@ -98,6 +114,11 @@ pub trait Group: Sized {
     /// Its keys, in the order of the documents.
     fn specs() -> Vec<KeySpec>;
 
+    /// The array of tables that it is made of, if it is.
+    fn table() -> Option<TableSpec> {
+        None
+    }
+
     /// Its values.
     fn read(resolved: &Resolved) -> Result<Self, Problem>;
 
@@ -105,6 +126,11 @@ pub trait Group: Sized {
     /// method of its own of this name, which goes before this one.
     fn check(&self) -> Result<(), Problem> {
         Ok(())
+    }
+
+    /// The same where all of the configuration has to be seen, and all that is wrong is told.
+    fn check_within(&self, _: &Resolved) -> Vec<Problem> {
+        Vec::new()
     }
 }
 
@@ -126,7 +152,10 @@ pub trait Role: Sized {
     /// What contradicts what; groups that lack a required key are left out.
     fn contradictions(resolved: &Resolved) -> Vec<Problem>;
 
-    /// All keys.
+    /// Its arrays of tables.
+    fn tables() -> Vec<TableSpec>;
+
+    /// All keys that stand at the top.
     fn specs() -> Vec<KeySpec> {
         Self::groups().into_iter().flat_map(|(_, specs)| specs).collect()
     }
@@ -187,7 +216,13 @@ macro_rules! role {
 
             fn groups() -> Vec<(&'static str, Vec<$crate::config::keys::KeySpec>)> {
                 use $crate::config::keys::Group;
-                vec![$( (<$group>::TITLE, <$group>::specs()), )+]
+                let groups = [$( (<$group>::TITLE, <$group>::specs()), )+];
+                groups.into_iter().filter(|(_, specs)| !specs.is_empty()).collect()
+            }
+
+            fn tables() -> Vec<$crate::config::keys::TableSpec> {
+                use $crate::config::keys::Group;
+                [$( <$group>::table(), )+].into_iter().flatten().collect()
             }
 
             fn read(
@@ -201,10 +236,12 @@ macro_rules! role {
                 resolved: &$crate::config::resolve::Resolved,
             ) -> Vec<$crate::config::resolve::Problem> {
                 use $crate::config::keys::Group;
-                [$( <$group>::read(resolved).ok().and_then(|group| group.check().err()), )+]
-                    .into_iter()
-                    .flatten()
-                    .collect()
+                let mut problems = Vec::new();
+                $( if let Ok(group) = <$group>::read(resolved) {
+                    problems.extend(group.check().err());
+                    problems.extend(group.check_within(resolved));
+                } )+
+                problems
             }
         }
     };

@@ -19,6 +19,8 @@ pub mod roles;
 pub mod settings;
 #[cfg(test)]
 mod tests;
+pub mod tiers;
+pub mod trough;
 pub mod value;
 
 pub use self::{

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    keys::{KeySpec, Role},
+    keys::{KeySpec, Role, TableSpec},
     resolve::{Resolved, Source},
     roles::for_each_role,
 };
@@ -21,6 +21,18 @@ pub fn show<R: Role>(resolved: &Resolved) -> String {
                 }
                 None => writeln!(out, "# {} =  # not set", spec.name),
             };
+        }
+    }
+    // Last: whatever stands after the head of a table belongs to it.
+    for table in R::tables() {
+        let _ = writeln!(out, "\n# {}", table.title);
+        for (source, row) in resolved.tables(table.name) {
+            let _ = writeln!(out, "[[{}]]  # {source}", table.name);
+            for spec in &table.specs {
+                if let Some((text, source)) = row.lookup(spec.name) {
+                    let _ = writeln!(out, "{} = {}  # {source}", spec.name, spec.toml(text));
+                }
+            }
         }
     }
     out
@@ -68,7 +80,38 @@ pub fn sample<R: Role>() -> String {
             };
         }
     }
+    for table in R::tables() {
+        sample_table(&mut out, &table);
+    }
     out
+}
+
+/// An array of tables in a sample: what it is, its keys, and examples.
+fn sample_table(out: &mut String, table: &TableSpec) {
+    let _ = writeln!(out, "\n# ----- {} -----\n", table.title);
+    for line in table.about.lines() {
+        comment(out, line);
+    }
+    let _ = writeln!(out, "# These come last in the file: what follows [[{}]] belongs to it.\n#", table.name);
+    for spec in &table.specs {
+        let default = spec.default.map(|text| format!(" Default {}.", spec.toml(text))).unwrap_or_default();
+        let text = format!(
+            "{}: {} {} Value: {}.{default}",
+            spec.name,
+            spec.summary(),
+            paragraph(spec),
+            spec.allowed
+        );
+        comment(out, &text);
+    }
+    for example in table.examples {
+        let _ = writeln!(out, "\n#[[{}]]", table.name);
+        for (key, text) in *example {
+            if let Some(spec) = table.specs.iter().find(|spec| spec.name == *key) {
+                let _ = writeln!(out, "#{key} = {}", spec.toml(text));
+            }
+        }
+    }
 }
 
 /// A value for a key that has no default, as a reader might give it.
@@ -104,7 +147,21 @@ pub(crate) fn example(spec: &KeySpec) -> &'static str {
         "replication" => "3",
         "quota" => "500GiB",
         "copy_bandwidth" => "50MiB",
+        "zone" => "rack-7",
+        "name" => "crawls",
+        "prefix" => "crawl-2026-",
+        "pattern" => "[0-9]{4}-(news|forum)",
+        "older_than" => "1year",
+        "copies_minimum" => "2",
+        "copies_maximum" => "6",
+        "ship_every" => "30s",
+        "ship_pages" => "1000",
         "hdfs_block_size" => "128MiB",
+        "trough_read" => "0.0.0.0:6444",
+        "trough_write" => "0.0.0.0:6222",
+        "trough_manager" => "0.0.0.0:6111",
+        "trough_local" => "0.0.0.0:6112",
+        "trough_host" => "trough.example.org",
         _ => "",
     }
 }
@@ -115,21 +172,32 @@ pub fn tables<R: Role>() -> String {
     for (title, specs) in R::groups() {
         let _ = write!(out, "\n**{title}**\n\n| key | default | what it is | value |\n|---|---|---|---|\n");
         for spec in specs.iter().filter(|spec| !spec.hidden) {
-            let default = match spec.default {
-                Some(default) => format!("`{}`", spec.toml(default)),
-                None if spec.required => "must be given".into(),
-                None => "not set".into(),
-            };
-            let mut what = spec.summary().to_owned();
-            let more = paragraph(spec);
-            if !more.is_empty() {
-                what = format!("{what} {more}");
-            }
-            let _ =
-                writeln!(out, "| `{}` | {default} | {} | {} |", spec.name, cell(&what), cell(&spec.allowed));
+            table_row(&mut out, spec);
+        }
+    }
+    for table in R::tables() {
+        let about = table.about.replace('\n', " ");
+        let head = "| key | default | what it is | value |\n|---|---|---|---|";
+        let _ = writeln!(out, "\n**{}**, `[[{}]]`: {about}\n\n{head}", table.title, table.name);
+        for spec in &table.specs {
+            table_row(&mut out, spec);
         }
     }
     out
+}
+
+fn table_row(out: &mut String, spec: &KeySpec) {
+    let default = match spec.default {
+        Some(default) => format!("`{}`", spec.toml(default)),
+        None if spec.required => "must be given".into(),
+        None => "not set".into(),
+    };
+    let mut what = spec.summary().to_owned();
+    let more = paragraph(spec);
+    if !more.is_empty() {
+        what = format!("{what} {more}");
+    }
+    let _ = writeln!(out, "| `{}` | {default} | {} | {} |", spec.name, cell(&what), cell(&spec.allowed));
 }
 
 /// The tables of all roles.

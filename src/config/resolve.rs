@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     file,
-    keys::{ENV_PREFIX, KeySpec, Role},
+    keys::{ENV_PREFIX, KeySpec, Role, TableSpec},
     roles,
     value::Value,
 };
@@ -53,6 +53,17 @@ pub struct Given {
     pub source: Source,
 }
 
+/// One table of an array as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenTable {
+    /// Which array.
+    pub array: &'static str,
+    /// Where it begins.
+    pub source: Source,
+    /// Its keys.
+    pub given: Vec<Given>,
+}
+
 /// Something wrong with a configuration: where, what, and the remedy, in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem(pub String);
@@ -85,18 +96,27 @@ impl Inputs {
 /// The winning text of each key, canonical, with its source. Keys that nobody gave and that have no
 /// default are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resolved(BTreeMap<&'static str, (String, Source)>);
+pub struct Resolved {
+    values: BTreeMap<&'static str, (String, Source)>,
+    /// The tables of each array in their order, and where each begins.
+    tables: BTreeMap<&'static str, Vec<(Source, Resolved)>>,
+}
 
 impl Resolved {
     /// Text and source of `key`.
     pub fn lookup(&self, key: &str) -> Option<(&str, &Source)> {
-        self.0.get(key).map(|(text, source)| (text.as_str(), source))
+        self.values.get(key).map(|(text, source)| (text.as_str(), source))
+    }
+
+    /// The tables of `array` in their order, and where each begins.
+    pub fn tables(&self, array: &str) -> &[(Source, Resolved)] {
+        self.tables.get(array).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The value of `key`.
     pub fn get<T: Value>(&self, key: &'static str) -> Result<T, Problem> {
         let absent = || Problem(format!("{key} is not set"));
-        match self.0.get(key) {
+        match self.values.get(key) {
             Some((text, source)) => {
                 T::parse(text).map_err(|reason| Problem(format!("{source}: {key} {reason}")))
             }
@@ -107,19 +127,22 @@ impl Resolved {
 
 /// Resolves the configuration of a role, or says everything that is wrong with it.
 pub fn resolve<R: Role>(inputs: &Inputs) -> Result<(R, Resolved), Vec<Problem>> {
-    let specs = R::specs();
+    let (specs, arrays) = (R::specs(), R::tables());
     let mut problems = Vec::new();
-    let mut layers = Vec::new();
+    let (mut layers, mut tables) = (Vec::new(), Vec::new());
     if let Some(path) = &inputs.file {
         match file::read(path) {
-            Ok(text) => layers.extend(file::parse(R::NAME, &specs, path, &text, &mut problems)),
+            Ok(text) => {
+                (layers, tables) = file::parse(R::NAME, &specs, &arrays, path, &text, &mut problems);
+            }
             Err(problem) => problems.push(problem),
         }
     }
     layers.extend(environment(&specs, &inputs.environment, &mut problems));
     layers.extend(inputs.flags.iter().cloned());
 
-    let resolved = merge(&specs, layers, &mut problems);
+    let mut resolved = merge(&specs, layers, &mut problems);
+    resolved.tables = merge_tables(&arrays, tables, &mut problems);
     for spec in specs.iter().filter(|spec| spec.required && resolved.lookup(spec.name).is_none()) {
         // A bad value was reported already: "not set" would send the reader the wrong way.
         if problems.is_empty() {
@@ -137,12 +160,13 @@ pub fn resolve<R: Role>(inputs: &Inputs) -> Result<(R, Resolved), Vec<Problem>> 
 
 /// Checks one file alone, without environment and flags; what is missing may come from those.
 pub fn check_file<R: Role>(path: &Path) -> Vec<Problem> {
-    let specs = R::specs();
+    let (specs, arrays) = (R::specs(), R::tables());
     let mut problems = Vec::new();
     match file::read(path) {
         Ok(text) => {
-            let given = file::parse(R::NAME, &specs, path, &text, &mut problems);
-            let resolved = merge(&specs, given, &mut problems);
+            let (given, tables) = file::parse(R::NAME, &specs, &arrays, path, &text, &mut problems);
+            let mut resolved = merge(&specs, given, &mut problems);
+            resolved.tables = merge_tables(&arrays, tables, &mut problems);
             if problems.is_empty() {
                 problems = R::contradictions(&resolved);
             }
@@ -155,27 +179,55 @@ pub fn check_file<R: Role>(path: &Path) -> Vec<Problem> {
 /// The last value given for a key wins, so `given` is in the order of the layers. Losing values are
 /// checked as well: they would win on a day when the other layer is absent.
 fn merge(specs: &[KeySpec], given: Vec<Given>, problems: &mut Vec<Problem>) -> Resolved {
+    merge_within("", specs, given, problems)
+}
+
+/// The same for keys that do not stand at the top; `within` says where, in messages.
+fn merge_within(within: &str, specs: &[KeySpec], given: Vec<Given>, problems: &mut Vec<Problem>) -> Resolved {
     let mut resolved = Resolved::default();
     for spec in specs {
         if let Some(default) = spec.default {
-            resolved.0.insert(spec.name, (default.to_owned(), Source::Default));
+            resolved.values.insert(spec.name, (default.to_owned(), Source::Default));
         }
     }
     for Given { key, text, source } in given {
         let Some(spec) = specs.iter().find(|spec| spec.name == key) else { continue };
         match (spec.check)(&text) {
             Ok(canonical) => {
-                resolved.0.insert(spec.name, (canonical, source));
+                resolved.values.insert(spec.name, (canonical, source));
             }
-            Err(reason) => problems.push(bad_value(spec, &text, &reason, &source)),
+            Err(reason) => problems.push(bad_value(within, spec, &text, &reason, &source)),
         }
     }
     resolved
 }
 
-fn bad_value(spec: &KeySpec, text: &str, reason: &str, source: &Source) -> Problem {
+/// Every table by itself: there is one layer, the file.
+fn merge_tables(
+    arrays: &[TableSpec],
+    tables: Vec<GivenTable>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<&'static str, Vec<(Source, Resolved)>> {
+    let mut merged: BTreeMap<_, Vec<(Source, Resolved)>> = BTreeMap::new();
+    for GivenTable { array, source, given } in tables {
+        let Some(spec) = arrays.iter().find(|spec| spec.name == array) else { continue };
+        let rows = merged.entry(array).or_default();
+        let name = given.iter().find(|given| given.key == "name").map(|given| given.text.as_str());
+        let within = format!("{}: ", table_name(array, rows.len(), name));
+        rows.push((source, merge_within(&within, &spec.specs, given, problems)));
+    }
+    merged
+}
+
+/// A table for people: `rule 2 ("crawls")`.
+pub(crate) fn table_name(array: &str, index: usize, name: Option<&str>) -> String {
+    let name = name.map(|name| format!(" ({name:?})")).unwrap_or_default();
+    format!("{array} {}{name}", index + 1)
+}
+
+fn bad_value(within: &str, spec: &KeySpec, text: &str, reason: &str, source: &Source) -> Problem {
     let shown = if spec.secret { "its value".to_owned() } else { format!("{text:?}") };
-    Problem(format!("{source}: {}: {shown} {reason}; give {}", spec.name, spec.allowed))
+    Problem(format!("{source}: {within}{}: {shown} {reason}; give {}", spec.name, spec.allowed))
 }
 
 fn missing(spec: &KeySpec) -> Problem {

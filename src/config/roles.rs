@@ -6,6 +6,8 @@ use super::{
         WorkerKeys, WorkerNetKeys, WriteKeys,
     },
     keys::{ENV_PREFIX, KeySpec, Role, role},
+    tiers::{RuleList, TierKeys},
+    trough::TroughKeys,
 };
 
 role! {
@@ -59,10 +61,16 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// How workers prove themselves.
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 
@@ -75,6 +83,10 @@ role! {
         store: StoreKeys,
         /// Registry, discovery, routing.
         gateway: GatewayKeys,
+        /// Hot copies: how many, and when by themselves.
+        tiers: TierKeys,
+        /// For Trough's clients.
+        trough: TroughKeys,
         /// What kind of worker.
         worker: WorkerKeys,
         /// Its local copies.
@@ -87,6 +99,8 @@ role! {
         secret: SecretKeys,
         /// Logging.
         log: LogKeys,
+        /// By which segments differ.
+        rules: RuleList,
     }
 }
 

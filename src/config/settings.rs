@@ -297,7 +297,10 @@ impl GatewayKeys {
             drain_max: self.drain_max.duration(),
             secret: secret.map(|secret| secret.reveal().to_owned()),
             take_over_store: self.take_over_store,
+            foreign_generation: self.foreign_generation,
             registry_cache_bytes: self.registry_cache.bytes(),
+            write_bytes_max: usize::try_from(self.write_size_max.bytes()).unwrap_or(usize::MAX),
+            copy_max: self.copy_max.duration(),
             ..springhouse_gateway::Settings::new(data_dir)
         })
     }
@@ -387,6 +390,7 @@ impl HotKeys {
             quota_bytes: self.quota.map(|quota| quota.bytes()),
             copy_parallelism: self.copy_parallelism.as_usize(),
             copy_bandwidth: self.copy_bandwidth.map(|bytes| bytes.bytes()),
+            zone: self.zone.as_ref().map(|zone| zone.as_str().to_owned()),
             ..HotSettings::new(data, store)
         }
     }

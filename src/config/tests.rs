@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args as _, FromArgMatches as _};
@@ -12,7 +13,7 @@ use springhouse_fuse::{
     fs::{DiskSettings, Identity},
     mount::is_root,
 };
-use springhouse_gateway::Settings as GatewaySettings;
+use springhouse_gateway::{Settings as GatewaySettings, rules::TierRule};
 
 use super::{
     Flags, Resolved,
@@ -87,7 +88,10 @@ fn all_problems_are_told_with_place_range_and_remedy() {
             format!(
                 "{at}:5: weight is neither text, number nor true/false; give a whole number from 1 to 1000"
             ),
-            format!("{at}:6: the table [cache] means nothing: all keys stand at the top; remove the line"),
+            format!(
+                "{at}:6: the table [cache] means nothing: all keys stand at the top, but for those of [[rule]]; \
+                 remove the line"
+            ),
             "environment SPRINGHOUSE_CACHESIZE: no role has such a key; did you mean SPRINGHOUSE_CACHE_SIZE?"
                 .into(),
             format!(
@@ -220,7 +224,70 @@ fn defaults_are_those_of_the_parts() {
         QuerySettings { timeout_max: GatewaySettings::new("/d").deadline_max, ..QuerySettings::default() };
     assert_eq!(serve.engine.settings(), Ok(engine));
     let gateway = serve.gateway.settings(Path::new("/d"), None).expect("good");
+    let gateway = serve.tiers.complete(&serve.rules, gateway);
     assert_eq!(format!("{gateway:?}"), format!("{:?}", GatewaySettings::new("/d")));
+}
+
+#[test]
+fn rules_are_read_in_order_and_every_mistake_in_them_has_its_line() {
+    let head = "store = \"file:///x\"\ncopies_minimum = 2\n";
+    let good = format!(
+        "{head}[[rule]]\nprefix = \"crawl-\"\nship_every = \"30s\"\n[[rule]]\nname = \"old\"\nolder_than = \
+         \"1year\"\ntier = \"cold\"\n"
+    );
+    let (_dir, path) = file(&good);
+    let (serve, resolved) =
+        resolve::<Serve>(&Inputs { file: Some(path.clone()), ..Inputs::default() }).expect("good");
+    let settings = serve.gateway.settings(Path::new("/d"), None).expect("good");
+    let settings = serve.tiers.complete(&serve.rules, settings);
+    assert_eq!(settings.copies_minimum, 2);
+    let names: Vec<_> = settings.rules.iter().map(|rule| (rule.name.as_str(), rule.tier)).collect();
+    assert_eq!(names, [("1", TierRule::Heat), ("old", TierRule::Cold)]);
+    assert_eq!(settings.rules[0].ship.every, Some(Duration::from_secs(30)));
+    let shown = render::show::<Serve>(&resolved);
+    let lines = format!("[[rule]]  # {0}:6\nname = \"old\"  # {0}:7\n", path.display());
+    assert!(shown.contains(&lines), "{shown}");
+
+    let bad = format!(
+        "{head}[[rule]]\nprefx = \"a\"\nolder_than = \"3\"\n[[rule]]\nname = \"b\"\npattern = \"(\"\nlisten = \
+         \"0.0.0.0:1\"\ncopies_maximum = [1]\n"
+    );
+    let (_dir, path) = file(&bad);
+    let at = path.display();
+    let told: Vec<String> = check_file::<Serve>(&path).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told[..3],
+        [
+            format!("{at}:4: rule 1: there is no key prefx; did you mean prefix?"),
+            format!(
+                "{at}:9: rule 2: listen is a key of serve, and what stands after [[rule]] belongs to that; move \
+                 it above the first of them"
+            ),
+            format!(
+                "{at}:10: rule 2: copies_maximum is neither text, number nor true/false; give a whole number \
+                 from 1 to 1000"
+            ),
+        ]
+    );
+    assert!(told[3].starts_with(&format!("{at}:5: rule 1: older_than: \"3\" has no unit")), "{told:?}");
+    assert!(
+        told[4].starts_with(&format!("{at}:8: rule 2 (\"b\"): pattern: \"(\" is no regular")),
+        "{told:?}"
+    );
+
+    let (_dir, path) = file(&format!("{head}[[rule]]\ncopies_maximum = 1\ncopies_minimum = 3\n"));
+    let told = check_file::<Serve>(&path);
+    assert_eq!(
+        told[0].0,
+        format!(
+            "{}:4: rule 1 (\"1\"): copies_maximum: is 1, less than copies_minimum, 3; change one of the two",
+            path.display()
+        )
+    );
+    let (_dir, path) = file("rule = 3\n");
+    assert!(check_file::<Serve>(&path)[0].0.ends_with("begin each of them with [[rule]]"));
+    let (_dir, path) = file("[[rule]]\n");
+    assert!(!check_file::<Mount>(&path).is_empty(), "a mount has no rules");
 }
 
 #[test]
@@ -301,7 +368,8 @@ fn every_store_has_a_data_directory_of_its_own() {
 
 fn every_spec() -> Vec<(&'static str, KeySpec)> {
     fn of<R: Role>() -> Vec<(&'static str, KeySpec)> {
-        R::specs().into_iter().map(|spec| (R::NAME, spec)).collect()
+        let of_tables = R::tables().into_iter().flat_map(|table| table.specs);
+        R::specs().into_iter().chain(of_tables).map(|spec| (R::NAME, spec)).collect()
     }
     for_each_role!(of).into_iter().flatten().collect()
 }
@@ -386,8 +454,14 @@ fn samples_parse_as_they_are_and_with_every_default_in() {
         let sample = render::sample::<R>();
         std::fs::write(&path, &sample).expect("a file");
         assert_eq!(check_file::<R>(&path), []);
+        let (keys, tables) = sample.split_once("\n#[[").unwrap_or((&sample, ""));
+        let tables: Vec<_> = tables.lines().map(|line| line.trim_start_matches('#')).collect();
+        if !tables.is_empty() {
+            std::fs::write(&path, format!("[[{}", tables.join("\n"))).expect("a file");
+            assert_eq!(check_file::<R>(&path), [], "the examples");
+        }
         // What has a default, and what must be given: all but the examples of keys that are not set.
-        let lines = sample.lines().filter(|line| !line.ends_with("# not set by default"));
+        let lines = keys.lines().filter(|line| !line.ends_with("# not set by default"));
         let uncommented: Vec<_> = lines
             .map(|line| match line.strip_prefix('#') {
                 Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,

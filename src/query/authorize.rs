@@ -7,11 +7,14 @@ use rusqlite::ffi;
 const PRAGMAS: [&str; 7] =
     ["data_version", "index_info", "index_list", "index_xinfo", "table_info", "table_list", "table_xinfo"];
 
+/// PRAGMAs that tell the segment's size; with an argument they would set something in the connection.
+const ASKED_BY_QUERIES: [&str; 2] = ["page_count", "page_size"];
+
 /// Functions that neither reach outside the segment nor change anything. Sorted; a test checks that every
 /// function of the built-in SQLite is either here or refused on purpose.
 #[rustfmt::skip]
 pub(super) const FUNCTIONS: &[&str] = &[
-    "->", "->>", "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "bm25", "ceil",
+    "->", "->>", "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "avg", "bm25", "buildredirectarray", "ceil",
     "ceiling", "changes", "char", "coalesce", "concat", "concat_ws", "cos", "cosh", "count", "cume_dist",
     "current_date", "current_time", "current_timestamp", "date", "datetime", "degrees", "dense_rank", "exp",
     "first_value", "floor", "format", "fts5_get_locale", "fts5_insttoken", "fts5_locale",
@@ -25,7 +28,8 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "ln", "log", "log10", "log2", "lower", "ltrim", "match", "matchinfo", "max", "median", "min", "mod",
     "nth_value", "ntile", "nullif", "octet_length", "offsets", "percent_rank", "percentile",
     "percentile_cont", "percentile_disc", "pi", "pow", "power", "printf", "quote", "radians", "random",
-    "randomblob", "rank", "regexp", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim", "sign",
+    "randomblob", "rank", "regexp", "replace", "round", "row_number", "rtreedepth", "rtreenode", "rtrim",
+    "seedcrawledstatus", "sign",
     "sin", "sinh", "snippet", "soundex", "sqlite_source_id", "sqlite_version", "sqrt", "strftime",
     "string_agg", "substr", "substring", "subtype", "sum", "tan", "tanh", "time", "timediff",
     "total", "total_changes", "trim", "trunc", "typeof", "unhex", "unicode", "unistr", "unistr_quote",
@@ -51,7 +55,8 @@ pub(super) fn decide(action: i32, first: &str, second: &str) -> Result<(), Strin
             }
         }
         ffi::SQLITE_PRAGMA => {
-            if PRAGMAS.iter().any(|allowed| first.eq_ignore_ascii_case(allowed)) {
+            let named = |list: &[&str]| list.iter().any(|allowed| first.eq_ignore_ascii_case(allowed));
+            if named(&PRAGMAS) || (named(&ASKED_BY_QUERIES) && second.is_empty()) {
                 Ok(())
             } else {
                 Err(format!("PRAGMA {first} is not allowed; these are: {}", PRAGMAS.join(", ")))

@@ -6,6 +6,7 @@
 //! is [`SegmentFiles`], which the worker implements.
 
 mod answer;
+mod archive_it;
 mod authorize;
 mod control;
 mod copying;
@@ -14,6 +15,7 @@ mod engine;
 mod errors;
 mod files;
 mod functions;
+mod live;
 mod memory;
 mod metrics;
 mod params;

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, config::DbConfig, ffi, limits::Limit};
 
 use super::{
-    QuerySettings, authorize,
+    QuerySettings, SqlLimits, archive_it, authorize,
     control::Control,
     errors::SqliteError,
     functions,
@@ -134,6 +134,7 @@ impl Sandbox {
         harden(&connection, purpose, settings).map_err(|e| of_rusqlite(&e))?;
         functions::install(Handle::of(&connection))?;
         regexp::install(&connection).map_err(|e| of_rusqlite(&e))?;
+        archive_it::install(&connection).map_err(|e| of_rusqlite(&e))?;
         set_authorizer(&connection, &shared)?;
         let sandbox = Self {
             statements: RefCell::new(Vec::new()),
@@ -169,6 +170,21 @@ impl Sandbox {
     pub(super) fn quote_texts_like_names(&self, on: bool) -> Result<(), SqliteError> {
         let set = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, on);
         set.map(drop).map_err(|e| of_rusqlite(&e))
+    }
+
+    /// Whether statements that are compiled from now on may hold rows by the thousand: then the limits of
+    /// their text and program are SQLite's own. Memory and time stay what they are.
+    pub(super) fn hold_rows(&self, on: bool, usual: &SqlLimits) -> Result<(), SqliteError> {
+        for (limit, usual) in [
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, usual.statement_bytes),
+            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, usual.compound_selects),
+            (Limit::SQLITE_LIMIT_VDBE_OP, usual.instructions),
+        ] {
+            // What is too great SQLite makes its greatest.
+            let value = if on { i32::MAX } else { i32::try_from(usual).unwrap_or(i32::MAX) };
+            self.connection.set_limit(limit, value).map_err(|e| of_rusqlite(&e))?;
+        }
+        Ok(())
     }
 
     /// What the authorizer refused since [`Sandbox::work_for`].

@@ -18,6 +18,7 @@ use crate::worker::Worker;
 /// Of gateway and worker in one process.
 pub(super) async fn serve(
     address: SocketAddr,
+    trough: Option<String>,
     store: &StoreUrl,
     worker: &Worker,
     data: &Path,
@@ -27,6 +28,7 @@ pub(super) async fn serve(
     let segment = some_segment(router).await.unwrap_or_else(|| "SEGMENT".into());
     print(&[
         ("springhouse serve", &format!("answers at {url}")),
+        ("trough", trough.as_deref().unwrap_or_default()),
         ("store", &store.to_string()),
         ("access", &access(worker)),
         ("data", &data.display().to_string()),
@@ -41,10 +43,11 @@ pub(super) async fn serve(
 }
 
 /// Of a gateway alone.
-pub(super) fn gateway(address: SocketAddr, store: &StoreUrl, data: &Path) {
+pub(super) fn gateway(address: SocketAddr, trough: Option<String>, store: &StoreUrl, data: &Path) {
     let url = http::url(address);
     print(&[
         ("springhouse gateway", &format!("answers at {url}")),
+        ("trough", trough.as_deref().unwrap_or_default()),
         ("store", &store.to_string()),
         ("data", &data.display().to_string()),
         ("try", &format!("curl -s {url}/v1/workers")),
@@ -76,9 +79,10 @@ async fn some_segment(router: &Router) -> Option<String> {
     list.segments.into_iter().next().map(|segment| segment.id)
 }
 
+/// What has no value is left out.
 fn print(lines: &[(&str, &str)]) {
     let mut text = String::new();
-    for (at, (name, value)) in lines.iter().enumerate() {
+    for (at, (name, value)) in lines.iter().filter(|(_, value)| !value.is_empty()).enumerate() {
         text.push_str(&if at == 0 { format!("{name} {value}\n") } else { format!("  {name:<8} {value}\n") });
     }
     let mut out = io::stdout().lock();

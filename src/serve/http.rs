@@ -23,9 +23,9 @@ use crate::{
 /// Longest text that one part's `/metrics` or `/readyz` may have, in bytes.
 const PART_BYTES_MAX: usize = 16 << 20;
 
-/// Listens on `address`. Clients that come before [`serve`] wait in the kernel's queue.
-pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| Failure::listen(address, "--listen", &error))
+/// Listens on `address`, which `flag` gave. Clients that come before [`serve`] wait in the kernel's queue.
+pub(super) async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| Failure::listen(address, flag, &error))
 }
 
 /// Where `listener` really listens, when it was asked for any free port.

@@ -28,9 +28,10 @@ use crate::{
 };
 
 mod banner;
-mod data_dir;
+pub(crate) mod data_dir;
 mod http;
 mod schemas;
+mod trough;
 
 /// What a stop may take beyond the time that running answers have: leases, registry, mount.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -43,8 +44,10 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
     let store_url = &config.store.store;
     let data_path = config.gateway.data_dir(store_url, environment_path)?;
     let gateway_settings = config.gateway.settings(&data_path, secret.as_ref())?;
-    let listener = http::bind(config.gateway.listen).await?;
+    let gateway_settings = config.tiers.complete(&config.rules, gateway_settings);
+    let listener = http::bind(config.gateway.listen, "--listen").await?;
     let address = http::local_address(&listener)?;
+    let trough = trough::Ports::bind(&config.trough).await?;
     let data = DataDir::take(data_path)?;
     let mut worker_settings = config.worker.settings(
         &config.store,
@@ -80,14 +83,16 @@ pub async fn serve(config: roles::Serve) -> Result<(), Failure> {
     let Some((gateway, worker, store)) = unless_stopped(start, &shutdown).await? else { return Ok(()) };
 
     let router = http::both(gateway.router(), worker.router(), http::store_metrics(&store));
-    banner::serve(address, store_url, &worker, data.path(), &router).await;
+    banner::serve(address, trough.shown(), store_url, &worker, data.path(), &router).await;
     let stop = async {
         shutdown.clone().requested().await;
         // The lease goes first: it is given up through the gateway.
         worker.shutdown().await;
         gateway.shutdown().await;
     };
-    tokio::join!(http::serve(listener, router, &shutdown, drain_max), stop).0
+    let served = http::serve(listener, router, &shutdown, drain_max);
+    let (served, trough, ()) = tokio::join!(served, trough.serve(&gateway, &shutdown, drain_max), stop);
+    served.and(trough)
 }
 
 /// `springhouse gateway`, until it is told to stop.
@@ -98,8 +103,10 @@ pub async fn gateway(config: roles::Gateway) -> Result<(), Failure> {
     let store_url = &config.store.store;
     let data_path = config.gateway.data_dir(store_url, environment_path)?;
     let settings = config.gateway.settings(&data_path, secret.as_ref())?;
-    let listener = http::bind(config.gateway.listen).await?;
+    let settings = config.tiers.complete(&config.rules, settings);
+    let listener = http::bind(config.gateway.listen, "--listen").await?;
     let address = http::local_address(&listener)?;
+    let trough = trough::Ports::bind(&config.trough).await?;
     let data = DataDir::take(data_path)?;
 
     let start = async {
@@ -113,12 +120,14 @@ pub async fn gateway(config: roles::Gateway) -> Result<(), Failure> {
     let Some((gateway, store)) = unless_stopped(start, &shutdown).await? else { return Ok(()) };
 
     let router = http::with_store_metrics(gateway.router(), http::store_metrics(&store));
-    banner::gateway(address, store_url, data.path());
+    banner::gateway(address, trough.shown(), store_url, data.path());
     let stop = async {
         shutdown.clone().requested().await;
         gateway.shutdown().await;
     };
-    tokio::join!(http::serve(listener, router, &shutdown, drain_max), stop).0
+    let served = http::serve(listener, router, &shutdown, drain_max);
+    let (served, trough, ()) = tokio::join!(served, trough.serve(&gateway, &shutdown, drain_max), stop);
+    served.and(trough)
 }
 
 /// `springhouse worker`, until it is told to stop.
@@ -134,7 +143,7 @@ pub async fn worker(config: roles::Worker) -> Result<(), Failure> {
             config.net.listen
         ))));
     }
-    let listener = http::bind(config.net.listen).await?;
+    let listener = http::bind(config.net.listen, "--listen").await?;
     let address = http::local_address(&listener)?;
     let name = config.worker.name();
     let given = config.net.data.clone();

@@ -16,7 +16,7 @@ use super::{
     model::Rows,
     net::{Net, Place, Weather},
 };
-use crate::clock::simulated::Installed;
+use crate::{clock::simulated::Installed, failpoint};
 
 /// How a schedule went.
 #[derive(Debug)]
@@ -94,6 +94,7 @@ impl Schedule {
         let cluster = Cluster::new(Arc::clone(&net), shape.workers, shape.renames_anew, dir);
         let clients = Clients::new(Arc::clone(&cluster), &IDS[..shape.segments]);
         *CLUSTER.lock() = Some(Arc::clone(&cluster));
+        failpoint::observe(super::passes);
         let is_down = vec![false; shape.workers];
         Self {
             dice,

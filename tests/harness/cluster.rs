@@ -26,6 +26,7 @@ pub struct Worker {
     process: Process,
     name: String,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     /// Of a hot one: where its copies are.
     data: Option<tempfile::TempDir>,
 }
@@ -36,6 +37,7 @@ struct Server {
     api: Api,
     role: &'static str,
     args: Vec<String>,
+    environment: Vec<(String, String)>,
     data: tempfile::TempDir,
 }
 
@@ -51,13 +53,18 @@ impl Serve {
 
     /// At an address of the caller's.
     pub fn at(address: &str, store: &str, args: &[&str]) -> Self {
-        let mut serve = Self { server: Server::start("serve", store, address, args) };
+        let mut serve = Self { server: Server::start("serve", store, address, args, &[]) };
         serve.server.wait_ready();
         serve
     }
 
     pub fn api(&self) -> &Api {
         &self.server.api
+    }
+
+    /// The data directory's parent.
+    pub fn data(&self) -> &Path {
+        self.server.data.path()
     }
 
     pub fn process(&mut self) -> &mut Process {
@@ -73,15 +80,25 @@ impl Gateway {
 
     /// With further arguments. Leases are short, so that a test need not wait long for a lost worker.
     pub fn with(store: &str, args: &[&str]) -> Self {
+        Self::with_environment(store, args, &[])
+    }
+
+    /// With these in its environment, now and when it is started again.
+    pub fn with_environment(store: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let args: Vec<&str> =
             ["--lease-ttl", "2s", "--discovery-interval", "300ms"].iter().chain(args).copied().collect();
-        let mut gateway = Self { server: Server::start("gateway", store, &free_address(), &args) };
+        let server = Server::start("gateway", store, &free_address(), &args, environment);
+        let mut gateway = Self { server };
         gateway.server.wait_live();
         gateway
     }
 
     pub fn api(&self) -> &Api {
         &self.server.api
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.server.process
     }
 
     /// The data directory's parent.
@@ -130,14 +147,31 @@ impl Worker {
     }
 
     pub fn with(store: &str, gateway: &Gateway, name: &str, args: &[&str]) -> Self {
-        Self::start("cold", None, store, gateway, name, args)
+        Self::start("cold", None, store, gateway, name, args, &[])
     }
 
     /// Starts a hot worker with a directory of its own for copies.
     pub fn hot(store: &str, gateway: &Gateway, name: &str) -> Self {
+        Self::hot_with(store, gateway, name, &[], &[])
+    }
+
+    /// Of any tier, with a directory of the caller's for copies.
+    pub fn with_tier(tier: &str, store: &str, gateway: &Gateway, name: &str, args: &[&str]) -> Self {
+        Self::start(tier, None, store, gateway, name, args, &[])
+    }
+
+    /// With further arguments, and with these in its environment, now and when it is started again.
+    pub fn hot_with(
+        store: &str,
+        gateway: &Gateway,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let data = super::scratch();
         let path = data.path().join("data").display().to_string();
-        Self::start("hot", Some(data), store, gateway, name, &["--data", &path])
+        let args = [&["--data", &path], args].concat();
+        Self::start("hot", Some(data), store, gateway, name, &args, environment)
     }
 
     fn start(
@@ -147,12 +181,13 @@ impl Worker {
         gateway: &Gateway,
         name: &str,
         args: &[&str],
+        environment: &[(&str, &str)],
     ) -> Self {
         let own = ["worker", "--tier", tier, "--store", store, "--worker-name", name];
         let gateway = ["--gateway", gateway.api().base()];
         let args: Vec<String> = own.iter().chain(&gateway).chain(args).map(ToString::to_string).collect();
-        let process = run(name, &args, &[]);
-        Self { process, name: name.into(), args, data }
+        let process = run(name, &args, environment);
+        Self { process, name: name.into(), args, environment: owned(environment), data }
     }
 
     /// Starts it again, with its copies, after [`Worker::kill`] or when it ended by itself.
@@ -162,7 +197,9 @@ impl Worker {
 
     /// With these in its environment.
     pub fn start_again_with(&mut self, environment: &[(&str, &str)]) {
-        self.process = run(&self.name, &self.args, environment);
+        let own = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let environment: Vec<_> = own.chain(environment.iter().copied()).collect();
+        self.process = run(&self.name, &self.args, &environment);
     }
 
     /// Of a hot one: where its copies are.
@@ -186,17 +223,24 @@ impl Worker {
 }
 
 impl Server {
-    fn start(role: &'static str, store: &str, address: &str, args: &[&str]) -> Self {
+    fn start(
+        role: &'static str,
+        store: &str,
+        address: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let data = super::scratch();
         let data_path = data.path().join("data").display().to_string();
         let own = ["--store", store, "--listen", address, "--data", &data_path];
         let args: Vec<String> = own.iter().chain(args).map(ToString::to_string).collect();
         let api = Api::new(&format!("http://{address}"));
-        Self { process: start(role, &args), api, role, args, data }
+        let environment = owned(environment);
+        Self { process: start(role, &args, &environment), api, role, args, environment, data }
     }
 
     fn start_again(&mut self) {
-        self.process = start(self.role, &self.args);
+        self.process = start(self.role, &self.args, &self.environment);
     }
 
     fn wait_live(&mut self) {
@@ -219,9 +263,13 @@ impl Server {
     }
 }
 
-fn start(role: &str, args: &[String]) -> Process {
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn start(role: &str, args: &[String], environment: &[(String, String)]) -> Process {
     let mut command = springhouse();
-    command.arg(role).args(args);
+    command.arg(role).args(args).envs(environment.iter().map(|(name, value)| (name, value)));
     Process::start(role, command)
 }
 

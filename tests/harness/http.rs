@@ -272,7 +272,7 @@ pub fn get_unix(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
     ))
 }
 
-fn unchunk(mut body: &str) -> String {
+pub fn unchunk(mut body: &str) -> String {
     let mut text = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
         let Ok(size @ 1..) = usize::from_str_radix(size, 16) else { break };

@@ -26,6 +26,7 @@ pub mod need;
 pub mod ports;
 pub mod process;
 pub mod segments;
+pub mod trough;
 pub mod webhdfs;
 pub mod without_fuse;
 

@@ -26,6 +26,8 @@ pub enum Need {
     Sqlite3,
     /// A process with a `/dev` of its own: root, and unshare.
     Namespaces,
+    /// A file system of the test's own in memory: root who may mount.
+    Tmpfs,
     /// A terminal for a command: the tool `script`.
     Terminal,
     /// The demo, which `make` builds together with this.
@@ -75,6 +77,7 @@ impl Need {
             }
             Self::Sqlite3 => program("sqlite3", "sqlite3"),
             Self::Namespaces => second_user().or_else(no_mounts).or_else(|| program("unshare", "util-linux")),
+            Self::Tmpfs => second_user().or_else(no_mounts),
             Self::Terminal => program("script", "bsdutils"),
             Self::Demo => demo(),
             Self::Pjdfstest => cached_tool("pjdfstest"),

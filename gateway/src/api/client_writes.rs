@@ -10,7 +10,10 @@ use super::{
         ExecuteAnswer, ExecuteRequest, IDEMPOTENCY_HEADER, LockList, PromoteAnswer, PromoteRequest,
         ProvisionAnswer, ProvisionRequest, ReleaseRequest, SchemaInfo, SchemaList, SchemaRequest,
     },
+    optimize::OptimizeAnswer,
+    tier_types::{RuleList, TierInfo, TierList},
     types::{DrainAnswer, RaiseAnswer, RaiseRequest},
+    work::{CancelAnswer, WorkList},
 };
 use crate::segment::SegmentId;
 
@@ -61,6 +64,21 @@ impl GatewayClient {
         self.send(self.request(Method::DELETE, url).timeout(COPY_TIMEOUT)).await.map(drop)
     }
 
+    /// What hot workers are doing.
+    pub async fn work(&self) -> Result<WorkList, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["v1", "work"]))).await
+    }
+
+    /// Lays a segment in the store out anew.
+    pub async fn optimize(&self, id: &SegmentId) -> Result<OptimizeAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "optimize").timeout(COPY_TIMEOUT)).await
+    }
+
+    /// Ends what is under way for a segment.
+    pub async fn cancel(&self, id: &SegmentId) -> Result<CancelAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "cancel").timeout(COPY_TIMEOUT)).await
+    }
+
     /// All write locks.
     pub async fn locks(&self) -> Result<LockList, ClientError> {
         self.json(self.request(Method::GET, self.url(&["v1", "locks"]))).await
@@ -106,6 +124,23 @@ impl GatewayClient {
     pub async fn drain(&self, worker: &str, draining: bool) -> Result<DrainAnswer, ClientError> {
         let url = self.url(&["v1", "workers", worker, "drain"]);
         self.json(self.request(if draining { Method::POST } else { Method::DELETE }, url)).await
+    }
+
+    /// The rules by which segments differ.
+    pub async fn rules(&self) -> Result<RuleList, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["v1", "rules"]))).await
+    }
+
+    /// Segments that shall have hot copies, at most `limit`, the hottest first.
+    pub async fn tiers(&self, limit: u32) -> Result<TierList, ClientError> {
+        let mut url = self.url(&["v1", "tiers"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        self.json(self.request(Method::GET, url)).await
+    }
+
+    /// What the gateway would do with the copies of a segment, and why.
+    pub async fn tier(&self, id: &SegmentId) -> Result<TierInfo, ClientError> {
+        self.json(self.of(Method::GET, id, "tier")).await
     }
 
     fn of(&self, method: Method, id: &SegmentId, what: &str) -> RequestBuilder {

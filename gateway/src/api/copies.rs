@@ -24,7 +24,7 @@ use super::{
     writes::{going_on, small_json},
 };
 use crate::{
-    copies::Copies,
+    copies::{Copies, adopt::take_up},
     gateway::Core,
     registry::{ledger::Entry, state::Amendment},
 };
@@ -135,6 +135,12 @@ impl Core {
     /// Takes up what a hot worker says it has.
     pub(crate) async fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ApiError> {
         self.check_epoch(name, manifest.epoch)?;
+        if self.state.is_adopting() && manifest.segments.iter().any(|segment| segment.token.is_some()) {
+            let (state, worker, manifest) = (self.state.clone(), name.to_owned(), manifest.clone());
+            let now_ms = self.writing.now_ms();
+            let taken = spawn_blocking(move || take_up(&state, &worker, &manifest, now_ms));
+            taken.await.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+        }
         // A token above all that this registry knows: it was given by one that is lost. No lower one may be
         // given from now on.
         if let Some(highest) = Copies::highest_token(manifest)

@@ -38,12 +38,16 @@ pub enum ErrorCode {
     Fenced,
     /// The segment is not provisioned for writing.
     NotProvisioned,
+    /// The segment's write lock ended: somebody else put a newer generation into the store.
+    Superseded,
     /// The holder of the segment's write lock is not alive.
     LockSuspended,
     /// The segment's write lock forbids it: release or promote first.
     Locked,
     /// There are writes that were not promoted.
     Unpromoted,
+    /// A rule says that the segment never has hot copies, so it cannot be written or raised.
+    ColdRange,
     /// No hot worker has room for it.
     NoRoom,
     /// No such schema.
@@ -94,7 +98,9 @@ impl ErrorCode {
             | Self::Conflict
             | Self::Fenced
             | Self::NotProvisioned
+            | Self::Superseded
             | Self::Locked
+            | Self::ColdRange
             | Self::Unpromoted => (S::CONFLICT, false),
             Self::RequestTooLarge => (S::PAYLOAD_TOO_LARGE, false),
             Self::RowLimit | Self::ByteLimit | Self::MemoryLimit | Self::SegmentCorrupt => {

@@ -11,7 +11,10 @@ use axum::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::error::{ApiError, ErrorCode};
+use super::{
+    error::{ApiError, ErrorCode},
+    tier_types::RaisedBy,
+};
 use crate::gateway::Core;
 
 /// `GET /livez`
@@ -57,12 +60,34 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Result<Response, A
         let deleting = ledger.tombstones().filter(|(_, tombstone)| tombstone.done_ms.is_none()).count();
         for (kind, n) in [
             ("locks", ledger.locks().count()),
+            ("superseded", ledger.all_superseded().count()),
             ("promotions", ledger.intents().count()),
             ("deletions", deleting),
             ("raised_or_pinned", ledger.wished().count()),
             ("damaged_rows", ledger.damage_count()),
         ] {
             metrics.ledger.with_label_values(&[kind]).set(i64::try_from(n).unwrap_or(i64::MAX));
+        }
+    }
+    {
+        let ledger = core.state.ledger();
+        let (mut hand, mut heat, mut lowered) = (0, 0, 0);
+        for (_, wish) in ledger.wishes() {
+            match (wish.copies, wish.by) {
+                (0, _) => lowered += 1,
+                (_, RaisedBy::Hand) => hand += 1,
+                (_, RaisedBy::Heat) => heat += 1,
+            }
+        }
+        drop(ledger);
+        for (kind, n) in [
+            ("raised_by_hand", hand),
+            ("raised_by_heat", heat),
+            ("lowered_by_hand", lowered),
+            ("kept_by_rule", core.routing.copies.kept().len()),
+            ("heat_known", core.routing.heat.known()),
+        ] {
+            metrics.tiers.with_label_values(&[kind]).set(i64::try_from(n).unwrap_or(i64::MAX));
         }
     }
     let infos = core.routing.workers.infos(Instant::now().into_std());

@@ -8,6 +8,7 @@
 //! POST /v1/segments/{id}/query                   POST   /v1/hot/{id}/query
 //! POST /v1/segments/{id}/promote                 POST   /v1/hot/{id}/upload, then /v1/hot/{id}/promoted
 //! POST /v1/segments/{id}/release                 POST   /v1/hot/{id}/release
+//! (a newer generation in the store)              POST   /v1/hot/{id}/superseded
 //! DELETE /v1/segments/{id}                       DELETE /v1/hot/{id}
 //! POST /v1/segments/{id}/raise, …/lower          (by way of the assignment)
 //!                                                GET    /v1/hot, /v1/hot/{id}, /health/{id}
@@ -20,13 +21,19 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::types::Params;
+use super::{
+    ship::{HotRecover, Recovered, Ship, ShipStatus},
+    types::Params,
+};
 
 /// Request header, gateway → worker: the fencing token of the write lock.
 pub const TOKEN_HEADER: &str = "springhouse-token";
 /// Answer header of a query of a segment whose write lock is suspended: `suspended`. The answer is from the
 /// last promoted generation; what the holder of the lock has beyond it is not in it.
 pub const LOCK_HEADER: &str = "springhouse-lock";
+/// Answer header of a query while the gateway cannot read the store: `unreachable`. The answer is from a copy,
+/// and nobody knows whether the store has a newer generation.
+pub const STORE_HEADER: &str = "springhouse-store";
 /// Request header of `execute`: a request with a key that was applied before is answered as it was then,
 /// and changes nothing. 1 to 200 bytes of visible ASCII.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
@@ -71,6 +78,9 @@ pub struct ProvisionAnswer {
     pub schema: String,
     /// Bytes of the local copy.
     pub size: u64,
+    /// Of a takeover: which of the former holder's writes are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
 }
 
 /// State of a write lock.
@@ -101,6 +111,15 @@ pub struct LockInfo {
     pub schema: String,
     /// Whether a promotion of it is under way.
     pub promoting: bool,
+    /// Last transaction that the holder is known to have acknowledged; absent: it did not say yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<u64>,
+    /// Last transaction that is in the store, promoted or shipped, as far as the holder said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safe_change: Option<u64>,
+    /// How its writes are shipped; absent: they are on the holder's disk alone until they are promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<Ship>,
 }
 
 /// `GET /v1/locks`.
@@ -108,6 +127,38 @@ pub struct LockInfo {
 pub struct LockList {
     /// By segment.
     pub locks: Vec<LockInfo>,
+    /// Those that a newer generation ended within a week, and whose segment was not provisioned since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<SupersededInfo>,
+}
+
+/// A write lock that ended because somebody else put a newer generation into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupersededInfo {
+    /// The segment.
+    pub segment: String,
+    /// Who held it.
+    pub worker: String,
+    /// Its fencing token.
+    pub token: Token,
+    /// When it ended, ms since 1970.
+    pub at_ms: i64,
+    /// Generation that its writes built upon; absent: the store had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Generation that took its place.
+    pub generation: String,
+    /// Whether the holder has heard of it, and has kept aside what was not promoted.
+    pub heard: bool,
+    /// File in the holder's directory `hot/kept` that has what was not promoted; absent: there was nothing, or
+    /// it has not heard of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Transactions in it that were not promoted.
+    pub transactions: u64,
+    /// The holder has come back without its data: what was not promoted is gone with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// One statement of an [`ExecuteRequest`].
@@ -132,6 +183,10 @@ pub enum ExecuteRequest {
     Statements(Statements),
     /// A script: one or more statements without parameters.
     Script(Script),
+    /// The same of one of Trough's clients: SQL is understood as by Trough. Not in JSON: what the request
+    /// accepts says it.
+    #[serde(skip)]
+    Trough(String),
 }
 
 /// `{"statements": […]}`
@@ -245,7 +300,7 @@ pub struct SchemaList {
 // ----- gateway → hot worker -----
 
 /// `POST /v1/hot/{id}/provision`: make the segment writable here under the token of the header. Repeating
-/// it is harmless. Answered with a [`HotSegment`] once it is.
+/// it is harmless. Answered with a [`super::ship::HotProvisioned`] once it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HotProvision {
@@ -256,6 +311,12 @@ pub struct HotProvision {
     pub generation: Option<String>,
     /// Statements for a new segment.
     pub schema_sql: String,
+    /// Ship what is committed; absent: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<Ship>,
+    /// Take up what former holders have shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover: Option<HotRecover>,
 }
 
 /// `POST /v1/hot/{id}/upload`: make a consistent copy, relaid, check it, upload it and verify it there.
@@ -285,6 +346,22 @@ pub struct HotPromoted {
     pub generation: String,
     /// [`HotUploaded::change`].
     pub change: u64,
+}
+
+/// Answer to `POST /v1/hot/{id}/superseded`: the write lock under the token of the header is over. The segment
+/// is closed for writing under it, and what was not promoted is kept aside. Repeating it is harmless, and a
+/// higher token is no obstacle: nothing under that one is touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotAside {
+    /// Whether the worker ever heard of this token; `false`: it has lost its data.
+    #[serde(default)]
+    pub known: bool,
+    /// Name of the file in the directory `kept`; `None`: there was nothing to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Transactions in it that were not promoted.
+    #[serde(default)]
+    pub transactions: u64,
 }
 
 /// State of a copy on a hot worker.
@@ -335,6 +412,9 @@ pub struct HotSegment {
     /// Last transaction that is in the store; `change` greater than this: there are unpromoted writes.
     #[serde(default)]
     pub promoted_change: u64,
+    /// Last transaction that was shipped to the store; absent: none, or it is not shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shipped_change: Option<u64>,
 }
 
 impl CopyState {
@@ -388,6 +468,9 @@ pub struct HotStatus {
     /// Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<HotWork>,
+    /// How far shipping is; absent: it is not shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship: Option<ShipStatus>,
 }
 
 /// `GET /v1/hot`.
@@ -457,9 +540,9 @@ pub struct AssignedSegment {
     pub size: u64,
 }
 
-/// What a hot worker adds to its heartbeat.
+/// What a hot worker adds to its heartbeat. Fields that a gateway does not know are ignored, so that workers
+/// may be newer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HotReport {
     /// Most bytes of segments that it may hold.
     pub quota_bytes: u64,
@@ -469,4 +552,10 @@ pub struct HotReport {
     pub full: bool,
     /// Version of its manifest.
     pub manifest_version: u64,
+    /// Its rack, room or zone: copies of a segment go to different ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Bytes a second that its copies from the store came with lately; absent: none was made yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_bytes_per_s: Option<u64>,
 }

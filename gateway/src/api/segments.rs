@@ -113,9 +113,10 @@ pub(super) async fn get(
             checksum.filter(|sum| sum.generation == located.facts.generation).map(|sum| sum.checksum);
     }
     answer.lock = lock;
+    answer.superseded = core.writing.superseded(Some(&id)).pop();
     answer.copies = (!copies.is_empty()).then_some(copies);
+    answer.raised = Some(core.routing.copies.wished_copies(&id)).filter(|copies| *copies > 0);
     let ledger = core.state.ledger();
-    answer.raised = ledger.raise(&id).map(|raise| raise.copies);
     answer.pinned = ledger.pins(&id).into_iter().flatten().cloned().collect();
     drop(ledger);
     Ok(Json(answer))
@@ -220,6 +221,7 @@ fn info(directory: &str, id: String, facts: Facts, workers: Option<Vec<String>>)
         generation: facts.generation.to_string(),
         workers,
         lock: None,
+        superseded: None,
         checksum: None,
         copies: None,
         raised: None,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hot::{CopyState, HotReport, LockInfo, Token};
+use super::hot::{CopyState, HotReport, LockInfo, SupersededInfo, Token};
 
 /// Answer header: the generation that every row of the answer comes from.
 pub const GENERATION_HEADER: &str = "springhouse-generation";
@@ -138,6 +138,9 @@ pub struct SegmentInfo {
     /// Its write lock. Only in `GET /v1/segments/{id}`, and so are all below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockInfo>,
+    /// The last write lock that a newer generation ended, for a week.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<SupersededInfo>,
     /// xxh3-128 of this generation's bytes, if it was promoted through this gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,

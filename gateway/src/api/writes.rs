@@ -58,7 +58,7 @@ pub(super) async fn execute(
     // A client that sends tens of MiB gets the time that it may ask for.
     let body = read_body(body, settings.write_bytes_max, received + settings.deadline_max).await?;
     let deadline = received + deadline_for(&body, settings.deadline_default, settings.deadline_max);
-    core.writing.execute(Write { segment, body, idempotency, token, deadline }).await
+    core.writing.execute(Write { segment, body, idempotency, token, accept: None, deadline }).await
 }
 
 /// `POST /v1/segments/{id}/promote`
@@ -96,7 +96,7 @@ pub(super) async fn delete(State(core): State<Arc<Core>>, id: Id) -> Result<Stat
 
 /// `GET /v1/locks`
 pub(super) async fn locks(State(core): State<Arc<Core>>) -> Json<LockList> {
-    Json(LockList { locks: core.writing.locks(None) })
+    Json(LockList { locks: core.writing.locks(None), superseded: core.writing.superseded(None) })
 }
 
 pub(super) fn going_on(core: &Core) -> Result<(), ApiError> {

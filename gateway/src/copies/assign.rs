@@ -29,6 +29,8 @@ pub(super) struct Wished {
 #[derive(Debug)]
 struct Placed {
     facts: Facts,
+    /// How many were wished for; there may have been no room for all.
+    copies: usize,
     workers: Vec<Arc<str>>,
 }
 
@@ -58,7 +60,7 @@ impl Planner {
             seed: WorkerSeed::of(&worker.name),
             quota: steady(worker.report.quota_bytes),
             taken: *taken,
-            zone: rules.zones.get(&*worker.name).map(|zone| zone.as_str().into()),
+            zone: worker.report.zone.as_deref().map(Into::into),
             intake: match (*draining, worker.report.full) {
                 (true, _) => Intake::Gone,
                 (false, true) => Intake::Closed,
@@ -148,13 +150,63 @@ impl Planner {
                 };
                 set(id, &workers, Some(&segment));
             }
-            self.places.insert(id.clone(), Placed { facts, workers: workers.clone() });
+            self.places.insert(id.clone(), Placed { facts, copies: wished.copies, workers: workers.clone() });
         }
         let gone: Vec<Arc<str>> =
             former_workers.iter().filter(|worker| !workers.contains(worker)).cloned().collect();
         if !gone.is_empty() {
             set(id, &gone, None);
         }
+    }
+}
+
+impl Planner {
+    /// Copies for which `id` was placed; `None`: it is not.
+    pub(super) fn copies(&self, id: &SegmentId) -> Option<usize> {
+        self.places.get(id).map(|placed| placed.copies)
+    }
+
+    /// To try what would be placed where.
+    pub(super) fn trial(&self) -> Trial {
+        let held = |placed: &Placed| {
+            let nodes = placed.workers.iter().filter_map(|worker| self.index.get(worker).copied());
+            (placed.facts.size, nodes.collect())
+        };
+        Trial {
+            nodes: self.nodes.clone(),
+            used: self.used.clone(),
+            places: self.places.iter().map(|(id, placed)| (id.clone(), held(placed))).collect(),
+        }
+    }
+}
+
+/// Placement as it is, to try changes on: nobody is told to hold anything.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    nodes: Vec<Node>,
+    used: Vec<u64>,
+    /// Size of each segment that is placed, and the indices of its workers.
+    places: HashMap<SegmentId, (u64, Vec<usize>)>,
+}
+
+impl Trial {
+    /// Workers on which `copies` of a segment of `size` bytes would be, in order of preference; fewer: there
+    /// is no room for more. What was tried before has its room.
+    pub fn place(&mut self, id: &SegmentId, size: u64, copies: usize) -> Vec<Arc<str>> {
+        let former = self.take_away(id);
+        let wish = Wish { id, size, copies, pins: &[], former: &former };
+        let chosen = place(wish, &self.nodes, &mut self.used);
+        self.places.insert(id.clone(), (size, chosen.clone()));
+        chosen.into_iter().map(|node| self.nodes[node].name.clone()).collect()
+    }
+
+    /// Frees what a segment has; the workers that had it.
+    pub fn take_away(&mut self, id: &SegmentId) -> Vec<usize> {
+        let Some((size, nodes)) = self.places.remove(id) else { return Vec::new() };
+        for node in &nodes {
+            self.used[*node] = self.used[*node].saturating_sub(size);
+        }
+        nodes
     }
 }
 

@@ -14,6 +14,15 @@ use crate::{
 /// Longest reason kept of a copy, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 
+/// How far a copy that is written is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Last transaction that it had acknowledged when it was heard of last.
+    pub change: u64,
+    /// Last one that was in the store then: promoted or shipped.
+    pub safe: u64,
+}
+
 /// One copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copy {
@@ -21,6 +30,7 @@ pub(super) struct Copy {
     pub(super) generation: Option<Generation>,
     pub(super) token: Option<Token>,
     pub(super) unpromoted: bool,
+    pub(super) written: Written,
     reason: Option<Box<str>>,
     size: u64,
     fetched: u64,
@@ -50,7 +60,7 @@ impl Copy {
 
 /// Manifest of one worker.
 #[derive(Debug, Default)]
-struct Holding {
+pub(super) struct Holding {
     epoch: u64,
     version: u64,
     /// It is to be told anew, though nothing may have changed there.
@@ -61,7 +71,42 @@ struct Holding {
     writable: HashMap<SegmentId, Token>,
 }
 
-/// All manifests, and which workers have a segment.
+impl Holding {
+    /// Of a whole manifest; `None`: its digest does not match.
+    pub(super) fn whole(manifest: &Manifest, segments: Vec<(SegmentId, Option<Copy>)>) -> Option<Self> {
+        let mut holding = Self { epoch: manifest.epoch, version: manifest.version, ..Self::default() };
+        holding.copies.reserve(segments.len());
+        holding.take(segments);
+        (holding.digest == manifest.digest).then_some(holding)
+    }
+
+    /// Its segments.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &SegmentId> {
+        self.copies.keys()
+    }
+
+    fn take(&mut self, segments: Vec<(SegmentId, Option<Copy>)>) {
+        for (id, copy) in segments {
+            match copy.as_ref().and_then(|copy| copy.token) {
+                Some(token) => drop(self.writable.insert(id.clone(), token)),
+                None => drop(self.writable.remove(&id)),
+            }
+            let before = match copy {
+                Some(copy) => {
+                    self.digest = self.digest.wrapping_add(copy.digest);
+                    self.copies.insert(id, copy)
+                }
+                None => self.copies.remove(&id),
+            };
+            if let Some(before) = before {
+                self.digest = self.digest.wrapping_sub(before.digest);
+            }
+        }
+    }
+}
+
+/// All manifests, and which workers have a segment. The index may be behind the manifests for a moment:
+/// what it has too much is passed over, what it lacks was told a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Manifests {
     holdings: HashMap<Arc<str>, Holding>,
@@ -86,6 +131,10 @@ pub(super) fn parse(manifest: &Manifest) -> Result<Vec<(SegmentId, Option<Copy>)
             generation,
             token: segment.token,
             unpromoted: segment.change > segment.promoted_change,
+            written: Written {
+                change: segment.change,
+                safe: segment.promoted_change.max(segment.shipped_change.unwrap_or(0)),
+            },
             reason: segment.reason.as_deref().map(shortened),
             size: segment.size,
             fetched: segment.fetched,
@@ -123,57 +172,25 @@ impl Manifests {
         self.holdings.get(name).map(|holding| holding.epoch)
     }
 
-    /// Takes up a manifest and says which segments it changed; `None`: it does not fit what is known, or
-    /// the digests differ, and all has to be sent.
+    /// Takes up a change of a manifest and says which segments it is about, once each; `None`: it does not
+    /// fit what is known, or the digests differ, and all has to be sent. They have to be indexed then.
     pub(super) fn apply(
         &mut self,
         name: &str,
         manifest: &Manifest,
         segments: Vec<(SegmentId, Option<Copy>)>,
     ) -> Option<Vec<SegmentId>> {
-        let whole = manifest.base.is_none();
-        if !whole && self.version(name, manifest.epoch) != manifest.base {
+        if self.version(name, manifest.epoch) != manifest.base {
             // A change that came twice is no reason to send all.
             return (self.version(name, manifest.epoch) == Some(manifest.version)).then(Vec::new);
         }
-        let mut changed = if whole { self.clear(name) } else { Vec::new() };
-        let worker: Arc<str> = match self.holdings.get_key_value(name) {
-            Some((worker, _)) => worker.clone(),
-            None => name.into(),
-        };
-        let holding = self.holdings.entry(worker.clone()).or_default();
-        holding.epoch = manifest.epoch;
-        for (id, copy) in segments {
-            let before = match copy {
-                Some(copy) => {
-                    holding.digest = holding.digest.wrapping_add(copy.digest);
-                    match copy.token {
-                        Some(token) => drop(holding.writable.insert(id.clone(), token)),
-                        None => drop(holding.writable.remove(&id)),
-                    }
-                    holding.copies.insert(id.clone(), copy)
-                }
-                None => {
-                    holding.writable.remove(&id);
-                    holding.copies.remove(&id)
-                }
-            };
-            let is_there = holding.copies.contains_key(&id);
-            if let Some(before) = &before {
-                holding.digest = holding.digest.wrapping_sub(before.digest);
-            }
-            match (before.is_some(), is_there) {
-                (false, true) => self.index.entry(id.clone()).or_default().push(worker.clone()),
-                (true, false) => unlist(&mut self.index, &id, &worker),
-                _ => {}
-            }
-            changed.push(id);
-        }
+        let holding = self.holdings.get_mut(name)?;
+        let mut changed: Vec<SegmentId> = segments.iter().map(|(id, _)| id.clone()).collect();
+        holding.take(segments);
         holding.version = manifest.version;
         if holding.digest != manifest.digest {
             tracing::warn!(worker = name, "the digest of a manifest does not match; it is asked for anew");
             self.clear(name);
-            self.holdings.remove(name);
             return None;
         }
         changed.sort_unstable();
@@ -181,14 +198,34 @@ impl Manifests {
         Some(changed)
     }
 
-    /// Empties the manifest of `name`; what was in it.
-    fn clear(&mut self, name: &str) -> Vec<SegmentId> {
-        let Some((worker, holding)) = self.holdings.remove_entry(name) else { return Vec::new() };
-        let ids: Vec<SegmentId> = holding.copies.into_keys().collect();
-        for id in &ids {
-            unlist(&mut self.index, id, &worker);
+    /// Puts a whole manifest in the place of what was known of `name`, which it gives back: both are large,
+    /// and are looked through, and freed, by whoever does not hold the lock. They have to be indexed then.
+    pub(super) fn replace(&mut self, name: &str, holding: Holding) -> Option<Holding> {
+        match self.holdings.get_mut(name) {
+            Some(old) => Some(std::mem::replace(old, holding)),
+            None => self.holdings.insert(name.into(), holding),
         }
-        ids
+    }
+
+    /// Makes the index right about `id` on `name`, whatever it was and however often it is asked for.
+    pub(super) fn index(&mut self, name: &str, id: &SegmentId) {
+        let listed = self.index.get(id).is_some_and(|workers| workers.iter().any(|worker| **worker == *name));
+        let holding = self.holdings.get_key_value(name);
+        match holding.filter(|(_, holding)| holding.copies.contains_key(id)) {
+            Some((worker, _)) if !listed => {
+                self.index.entry(id.clone()).or_default().push(worker.clone());
+            }
+            None if listed => unlist(&mut self.index, id, name),
+            _ => {}
+        }
+    }
+
+    /// Forgets the manifest of `name`.
+    pub(super) fn clear(&mut self, name: &str) {
+        let Some(holding) = self.holdings.remove(name) else { return };
+        for id in holding.copies.keys() {
+            unlist(&mut self.index, id, name);
+        }
     }
 
     /// Copies of one segment, by worker.
@@ -198,6 +235,13 @@ impl Manifests {
         workers.iter().filter_map(move |worker| {
             self.holdings.get(worker).and_then(|holding| holding.copies.get(&id)).map(|copy| (worker, copy))
         })
+    }
+
+    /// Everything that `worker` has.
+    pub(super) fn of(&self, worker: &str) -> Vec<(SegmentId, Copy)> {
+        let holding = self.holdings.get(worker);
+        let copies = holding.into_iter().flat_map(|holding| &holding.copies);
+        copies.map(|(id, copy)| (id.clone(), copy.clone())).collect()
     }
 
     /// The copy of one segment on one worker.
@@ -220,11 +264,114 @@ impl Manifests {
     }
 }
 
-fn unlist(index: &mut HashMap<SegmentId, Vec<Arc<str>>>, id: &SegmentId, worker: &Arc<str>) {
+fn unlist(index: &mut HashMap<SegmentId, Vec<Arc<str>>>, id: &SegmentId, worker: &str) {
     if let Some(workers) = index.get_mut(id) {
-        workers.retain(|other| other != worker);
+        workers.retain(|other| **other != *worker);
         if workers.is_empty() {
             index.remove(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::hot::HotSegment;
+
+    fn entry(id: u8, generation: u8, gone: bool) -> HotSegment {
+        HotSegment {
+            id: format!("s{id}"),
+            state: if gone { CopyState::Gone } else { CopyState::Available },
+            reason: None,
+            generation: Some(format!("{generation:032x}")),
+            size: 1,
+            fetched: 1,
+            checksum: None,
+            token: generation.is_multiple_of(2).then_some(7),
+            change: 0,
+            promoted_change: 0,
+            shipped_change: None,
+        }
+    }
+
+    type Said = BTreeMap<String, HotSegment>;
+
+    fn manifest(whole: bool, version: u64, entries: Vec<HotSegment>, said: &Said) -> Manifest {
+        let digest = said.values().fold(0u64, |sum, entry| sum.wrapping_add(entry.digest()));
+        Manifest { epoch: 1, version, base: (!whole).then_some(version - 1), segments: entries, digest }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Indexed at once or later and in any order, the index ends right.
+        #[test]
+        fn the_index_is_what_workers_said(
+            steps in prop::collection::vec(
+                (0usize..3, any::<bool>(), any::<bool>(), prop::collection::vec((0u8..8, 0u8..4, any::<bool>()), 0..6)),
+                1..20,
+            ),
+        ) {
+            let mut manifests = Manifests::default();
+            let mut said: Vec<Said> = vec![Said::new(); 3];
+            let mut versions = [0u64; 3];
+            let mut waiting: Vec<(usize, SegmentId)> = Vec::new();
+            for (worker, whole, later, entries) in steps {
+                let name = format!("w{worker}");
+                let whole = whole || versions[worker] == 0;
+                let mut entries: Vec<_> = entries.into_iter().map(|(id, g, gone)| entry(id, g, gone && !whole)).collect();
+                entries.sort_by(|a, b| a.id.cmp(&b.id));
+                entries.dedup_by(|a, b| a.id == b.id);
+                if whole {
+                    said[worker].clear();
+                }
+                for entry in &entries {
+                    if entry.state == CopyState::Gone { said[worker].remove(&entry.id); }
+                    else { said[worker].insert(entry.id.clone(), entry.clone()); }
+                }
+                versions[worker] += 1;
+                let manifest = manifest(whole, versions[worker], entries, &said[worker]);
+                let parsed = parse(&manifest).expect("good");
+                let changed: Vec<SegmentId> = if whole {
+                    let holding = Holding::whole(&manifest, parsed).expect("the digest is right");
+                    let ids: Vec<_> = holding.ids().cloned().collect();
+                    let old = manifests.replace(&name, holding).unwrap_or_default();
+                    ids.into_iter().chain(old.copies.into_keys()).collect()
+                } else {
+                    manifests.apply(&name, &manifest, parsed).expect("it fits")
+                };
+                waiting.extend(changed.into_iter().map(|id| (worker, id)));
+                if !later {
+                    for (worker, id) in waiting.drain(..).rev() {
+                        manifests.index(&format!("w{worker}"), &id);
+                    }
+                }
+            }
+            for (worker, id) in waiting {
+                manifests.index(&format!("w{worker}"), &id);
+            }
+            let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for (worker, said) in said.iter().enumerate() {
+                for id in said.keys() {
+                    expected.entry(id.clone()).or_default().insert(format!("w{worker}"));
+                }
+            }
+            let index: BTreeMap<String, BTreeSet<String>> = manifests.index.iter()
+                .map(|(id, workers)| (id.to_string(), workers.iter().map(ToString::to_string).collect()))
+                .collect();
+            prop_assert_eq!(index, expected);
+            prop_assert!(manifests.index.values().all(|workers| workers.iter().collect::<BTreeSet<_>>().len() == workers.len()));
+        }
+    }
+
+    #[test]
+    fn a_wrong_digest_is_not_taken() {
+        let said: Said = [("s1".to_owned(), entry(1, 1, false))].into();
+        let wrong = Manifest { digest: 5, ..manifest(true, 1, said.values().cloned().collect(), &said) };
+        assert!(Holding::whole(&wrong, parse(&wrong).expect("good")).is_none());
     }
 }

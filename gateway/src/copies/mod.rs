@@ -4,11 +4,16 @@
 //! Both sides are versioned and go over the wire as changes, so a heartbeat costs the same whatever the
 //! number of segments, and a change costs what has changed.
 
+pub(crate) mod adopt;
 mod assign;
 mod desk;
 mod manifests;
 #[cfg(test)]
 mod tests;
+mod tiers;
+mod verify;
+
+pub use self::manifests::Written;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,7 +23,13 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::{assign::Planner, desk::Desks, manifests::Manifests};
+pub use self::assign::Trial;
+use self::{
+    assign::Planner,
+    desk::Desks,
+    manifests::{Holding, Manifests},
+    tiers::Kept,
+};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -27,11 +38,17 @@ use crate::{
     },
     registry::{
         catalog::{Located, Lookup},
+        ledger::Raise,
+        packed::Facts,
         state::State,
     },
+    rules::{Rules, Terms, TierRule},
     segment::SegmentId,
     store::Generation,
 };
+
+/// Segments of a manifest that are looked at together: others wait for as long as that takes.
+const AT_ONCE: usize = 1_000;
 
 /// A hot worker with a lease, as the leases know it.
 #[derive(Debug, Clone)]
@@ -45,14 +62,14 @@ pub struct HotWorker {
 }
 
 /// How many copies there shall be, and where they may be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CopyRules {
-    /// A copy is given up only with so many other live ones.
-    pub minimum: u32,
+    /// Which segments may have copies, and how many.
+    pub rules: Arc<Rules>,
     /// For so long a worker that is silent keeps what it was given.
     pub grace: Duration,
-    /// Zone of each worker that has one.
-    pub zones: BTreeMap<String, String>,
+    /// The time of day, ms since 1970: rules know the age of segments.
+    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 /// Manifests and assignments of all hot workers.
@@ -64,6 +81,8 @@ pub struct Copies {
     rules: CopyRules,
     planner: Mutex<Planner>,
     inner: Mutex<Inner>,
+    /// What rules keep hot; taken after the planner's lock, and for moments by whoever places.
+    kept: Mutex<Kept>,
 }
 
 struct Inner {
@@ -89,7 +108,7 @@ impl Copies {
     pub fn new(state: Arc<State>, rules: CopyRules) -> Self {
         let first_version = state.meta().epoch << 32;
         let inner = Inner { manifests: Manifests::default(), desks: Desks::new(first_version) };
-        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner) }
+        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner), kept: Mutex::default() }
     }
 
     /// What a heartbeat of a hot worker is answered with: version of its assignment, and of its manifest
@@ -102,20 +121,28 @@ impl Copies {
     /// Takes up a manifest.
     pub fn publish(&self, name: &str, manifest: &Manifest) -> Result<ManifestAnswer, ApiError> {
         let segments = manifests::parse(manifest).map_err(|e| ApiError::new(ErrorCode::BadRequest, e))?;
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        let Some(changed) = inner.manifests.apply(name, manifest, segments) else {
+        let changed = match manifest.base {
+            None => self.replace(name, manifest, segments),
+            Some(_) => self.inner.lock().manifests.apply(name, manifest, segments),
+        };
+        let Some(changed) = changed else {
             return Ok(ManifestAnswer { send_all: true, fenced: Vec::new() });
         };
-        for id in &changed {
-            // What another worker gives up may have waited for this copy.
-            for (worker, _) in inner.manifests.copies(id) {
-                if &**worker != name {
-                    inner.desks.of(worker).reconsider(id);
+        for some in changed.chunks(AT_ONCE) {
+            let mut inner = self.inner.lock();
+            let inner = &mut *inner;
+            for id in some {
+                inner.manifests.index(name, id);
+                // What another worker gives up may have waited for this copy.
+                for (worker, _) in inner.manifests.copies(id) {
+                    if &**worker != name {
+                        inner.desks.of(worker).reconsider(id);
+                    }
                 }
+                inner.desks.of(name).reported(id, inner.manifests.copy(name, id).is_some());
             }
-            inner.desks.of(name).reported(id, inner.manifests.copy(name, id).is_some());
         }
+        let inner = self.inner.lock();
         // Not only of those that changed: a lock may have been taken from it since.
         let ledger = self.state.ledger();
         let is_old = |id: &SegmentId, token: Token| {
@@ -126,6 +153,30 @@ impl Copies {
         let mut fenced: Vec<String> = writable.map(|(id, _)| id.to_string()).collect();
         fenced.sort_unstable();
         Ok(ManifestAnswer { send_all: false, fenced })
+    }
+
+    /// Takes up a whole manifest: made, compared and freed outside the lock, which heartbeats and queries
+    /// want meanwhile.
+    fn replace(
+        &self,
+        name: &str,
+        manifest: &Manifest,
+        segments: Vec<(SegmentId, Option<manifests::Copy>)>,
+    ) -> Option<Vec<SegmentId>> {
+        let Some(holding) = Holding::whole(manifest, segments) else {
+            tracing::warn!(
+                worker = name,
+                "the digest of a whole manifest does not match; it is asked for anew"
+            );
+            self.inner.lock().manifests.clear(name);
+            return None;
+        };
+        let mut changed: Vec<SegmentId> = holding.ids().cloned().collect();
+        let old = self.inner.lock().manifests.replace(name, holding);
+        changed.extend(old.iter().flat_map(Holding::ids).cloned());
+        changed.sort_unstable();
+        changed.dedup();
+        Some(changed)
     }
 
     /// The highest token in a manifest.
@@ -155,8 +206,12 @@ impl Copies {
         if manifests.copy(name, id).is_some_and(|entry| entry.unpromoted) {
             return false;
         }
-        let Some(raise) = ledger.raise(id) else { return true };
         let Lookup::Found(Located { facts, .. }) = self.state.catalog().lookup(id) else { return true };
+        let terms = self.terms_of(id, Some(&facts));
+        let copies = copies_of(ledger.wish(id), terms);
+        if copies == 0 {
+            return true;
+        }
         let serving = manifests.copies(id).filter(|(worker, entry)| {
             &***worker != name
                 && entry.state == CopyState::Available
@@ -166,7 +221,7 @@ impl Copies {
         let here = manifests.copy(name, id);
         let serves_here =
             here.is_some_and(|entry| matches!(entry.state, CopyState::Available | CopyState::Stale));
-        !serves_here || serving.count() >= self.rules.minimum.min(raise.copies) as usize
+        !serves_here || serving.count() >= terms.copies_minimum.min(copies) as usize
     }
 
     /// Something changed that may let workers give up their copies of `id`: a lock, a wish, a deletion.
@@ -203,6 +258,12 @@ impl Copies {
                 })
             })
             .collect()
+    }
+
+    /// How far `worker` said to be with writing `id` under `token`, also if it is not alive any more.
+    pub fn written(&self, worker: &str, id: &SegmentId, token: Token) -> Option<Written> {
+        let inner = self.inner.lock();
+        inner.manifests.copy(worker, id).filter(|copy| copy.token == Some(token)).map(|copy| copy.written)
     }
 
     /// Workers that have anything of `id`.
@@ -270,7 +331,8 @@ impl Copies {
             }
         };
         if changes {
-            let wished: Vec<SegmentId> = self.state.ledger().wished().cloned().collect();
+            let mut wished: Vec<SegmentId> = self.state.ledger().wished().cloned().collect();
+            wished.extend(self.kept());
             planner.place_all(&wished, |id| self.wish(id), set);
         } else {
             for id in &moved {
@@ -295,19 +357,48 @@ impl Copies {
 
     /// What is wished for `id`, and where it lies; `None`: nothing, or it is not in the store.
     fn wish(&self, id: &SegmentId) -> Option<assign::Wished> {
-        let (copies, pins) = {
+        let (raise, pins) = {
             let ledger = self.state.ledger();
             if ledger.is_deleting(id) {
                 return None;
             }
-            let copies = ledger.raise(id).map_or(0, |raise| raise.copies as usize);
-            (copies, ledger.pins(id).cloned().unwrap_or_default())
+            (ledger.wish(id), ledger.pins(id).cloned().unwrap_or_default())
         };
-        if copies == 0 && pins.is_empty() {
+        let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
+        let terms = self.terms_of(id, Some(&located.facts));
+        let copies = copies_of(raise, terms) as usize;
+        if terms.tier == TierRule::Cold || (copies == 0 && pins.is_empty()) {
             return None;
         }
-        let Lookup::Found(located) = self.state.catalog().lookup(id) else { return None };
         Some(assign::Wished { copies, pins, located })
+    }
+
+    /// What the rules say of `id` as it lies in the store.
+    pub fn terms(&self, id: &SegmentId) -> Terms {
+        match self.state.catalog().lookup(id) {
+            Lookup::Found(located) => self.terms_of(id, Some(&located.facts)).clone(),
+            _ => self.terms_of(id, None).clone(),
+        }
+    }
+
+    fn terms_of(&self, id: &SegmentId, facts: Option<&Facts>) -> &Terms {
+        self.rules.rules.terms(id.as_str(), facts.map(|facts| facts.mtime_ms), (self.rules.clock)())
+    }
+
+    /// Hot copies that `id` shall have; 0: none but where it is pinned.
+    pub fn wished_copies(&self, id: &SegmentId) -> u32 {
+        let wish = self.state.ledger().wish(id);
+        copies_of(wish, &self.terms(id))
+    }
+}
+
+/// Hot copies that a segment shall have: by somebody's wish, by heat's, or because a rule keeps it hot.
+fn copies_of(wish: Option<Raise>, terms: &Terms) -> u32 {
+    match (terms.tier, wish) {
+        (TierRule::Cold, _) => 0,
+        (_, Some(wish)) => terms.clamp(wish.copies),
+        (TierRule::Hot, None) => terms.copies_minimum,
+        (_, None) => 0,
     }
 }
 

@@ -83,9 +83,13 @@ fn a_copy_that_may_not_go_yet_is_named_once_it_may() {
 
 #[test]
 fn who_lives_is_asked_in_ones_turn() {
-    let meta = || Meta { registry_id: "0".into(), epoch: 0, store_url: None, discovered: false };
+    let meta = || Meta::new("0");
     let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("a registry");
-    let rules = CopyRules { minimum: 1, grace: Duration::from_secs(60), zones: BTreeMap::new() };
+    let rules = CopyRules {
+        rules: Arc::new(Rules::new(Vec::new(), 1, 4).expect("no rules")),
+        grace: Duration::from_secs(60),
+        clock: Arc::new(|| 0),
+    };
     let copies = Copies::new(Arc::new(state), rules);
     copies.refresh(|| {
         assert!(copies.planner.try_lock().is_none(), "another could place with a later list meanwhile");

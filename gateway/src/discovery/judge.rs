@@ -9,6 +9,7 @@ use crate::{
         rows::DirState,
     },
     segment::{SEGMENT_SUFFIX, SegmentId},
+    shipped::ShippedName,
     store::{Generation, StoreEntry},
 };
 
@@ -41,6 +42,8 @@ pub(super) struct Judged {
     pub subdirectories: Vec<Subdirectory>,
     /// Names like a segment's that are no segment id.
     pub bad_names: Vec<String>,
+    /// Files of writes that were shipped.
+    pub shipped: Vec<ShippedName>,
 }
 
 /// Whether the directory, of which the catalog knows `old` and its parent now shows `seen`, has to be
@@ -61,6 +64,7 @@ pub(super) fn judge(
     first: bool,
 ) -> Judged {
     let (mut segments, mut subdirectories, mut bad_names) = (Vec::new(), Vec::new(), Vec::new());
+    let mut shipped = Vec::new();
     let mut quiet = !is_recent(seen.0, now_ms, RECENT_MS);
     for entry in entries {
         // Hidden: the owner marker, trash, and what tools keep for themselves.
@@ -77,6 +81,8 @@ pub(super) fn judge(
             segments.push((String::from(id), facts));
         } else if entry.name.ends_with(SEGMENT_SUFFIX) {
             bad_names.push(entry.name);
+        } else if let Some(name) = ShippedName::parse(&entry.name) {
+            shipped.push(name);
         }
         // Anything else is no segment: journals, `NAME.sqlite._COPYING_` and the like.
     }
@@ -94,7 +100,7 @@ pub(super) fn judge(
         quiet,
         bad_names: u32::try_from(bad_names.len()).unwrap_or(u32::MAX),
     };
-    Judged { state, segments, subdirectories, bad_names }
+    Judged { state, segments, subdirectories, bad_names, shipped }
 }
 
 fn is_recent(mtime_ms: i64, now_ms: i64, window_ms: i64) -> bool {

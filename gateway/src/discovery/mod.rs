@@ -11,7 +11,7 @@ mod pass;
 mod tests;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,6 +27,8 @@ use crate::{
     api::types::{DiscoveryReport, DiscoveryStatus},
     metrics::Metrics,
     registry::state::State,
+    segment::SegmentId,
+    shipped::ShippedName,
     store::SegmentStore,
 };
 
@@ -35,6 +37,9 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Bad names remembered as logged; the ones beyond are only counted.
 const LOGGED_NAMES_MAX: usize = 1_000;
+
+/// Segments with stray files remembered; a later pass finds the others.
+const STRAYS_MAX: usize = 10_000;
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
@@ -62,6 +67,8 @@ pub struct Discovery {
     stopped: AtomicBool,
     last: Mutex<Option<DiscoveryReport>>,
     logged: Mutex<HashSet<String>>,
+    /// Segments of which shipped files were seen that their lock, if there is one, has not made.
+    strays: Mutex<BTreeSet<(Arc<str>, SegmentId)>>,
 }
 
 impl Discovery {
@@ -85,6 +92,7 @@ impl Discovery {
             stopped: AtomicBool::new(false),
             last: Mutex::new(None),
             logged: Mutex::new(HashSet::new()),
+            strays: Mutex::default(),
         }
     }
 
@@ -134,6 +142,11 @@ impl Discovery {
         }
     }
 
+    /// The store that is discovered.
+    pub fn store(&self) -> &dyn SegmentStore {
+        &*self.store
+    }
+
     /// Ends the running pass at its next directory and waits for it.
     pub async fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -163,9 +176,14 @@ impl Discovery {
             parallelism: self.parallelism,
             stopped: &|| self.stopped.load(Ordering::SeqCst),
             bad_name: &|directory, name| self.log_bad_name(directory, name),
+            shipped: &|directory, name| self.note_shipped(directory, name),
         };
         let report = pass.run(number, full).await;
         self.running.store(false, Ordering::SeqCst);
+        // A pass that was stopped says nothing.
+        if report.complete || report.errors > 0 {
+            self.state.set_store_away(!report.complete);
+        }
         self.metrics.pass(&report);
         self.log(&report);
         *self.last.lock() = Some(report.clone());
@@ -196,6 +214,23 @@ impl Discovery {
                 took_ms = report.took_ms,
                 "discovery pass"
             );
+        }
+    }
+
+    /// Directories and segments of shipped files that may be of no use; each is told once by each pass that
+    /// lists it.
+    pub fn take_strays(&self) -> BTreeSet<(Arc<str>, SegmentId)> {
+        std::mem::take(&mut *self.strays.lock())
+    }
+
+    fn note_shipped(&self, directory: &Arc<str>, name: ShippedName) {
+        let held = self.state.ledger().lock(&name.id).is_some_and(|lock| lock.token == name.token);
+        if held {
+            return;
+        }
+        let mut strays = self.strays.lock();
+        if strays.len() < STRAYS_MAX {
+            strays.insert((directory.clone(), name.id));
         }
     }
 

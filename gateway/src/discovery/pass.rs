@@ -16,6 +16,7 @@ use super::{
 use crate::{
     api::types::DiscoveryReport,
     registry::state::{Change, State},
+    shipped::ShippedName,
     store::{Generation, SegmentStore, StoreFailure},
 };
 
@@ -36,6 +37,7 @@ pub(super) struct Pass<'a> {
     pub(super) parallelism: usize,
     pub(super) stopped: &'a (dyn Fn() -> bool + Send + Sync),
     pub(super) bad_name: &'a (dyn Fn(&str, &str) + Send + Sync),
+    pub(super) shipped: &'a (dyn Fn(&Arc<str>, ShippedName) + Send + Sync),
 }
 
 struct Listed {
@@ -138,6 +140,9 @@ impl Pass<'_> {
     ) {
         for name in &judged.bad_names {
             (self.bad_name)(path, name);
+        }
+        for name in judged.shipped {
+            (self.shipped)(path, name);
         }
         let there: HashSet<&str> = judged.subdirectories.iter().map(|d| &*d.path).collect();
         let base = path.trim_end_matches('/').len() + 1;

@@ -25,7 +25,7 @@ struct Setup {
 
 impl Setup {
     fn new(store: Arc<MemoryStore>) -> Self {
-        let meta = || Meta { registry_id: "0".into(), epoch: 0, store_url: None, discovered: false };
+        let meta = || Meta::new("0");
         let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("memory opens");
         let (state, now) = (Arc::new(state), Arc::new(AtomicI64::new(NOW)));
         let clock: Clock = {

@@ -38,6 +38,15 @@ impl Directory {
             .filter(|(_, range)| !range.is_empty())
     }
 
+    /// Bytes that it takes, itself included.
+    pub fn heap_bytes(&self) -> usize {
+        let bounds = self.bounds.iter().map(|bound| bound.len()).sum::<usize>();
+        size_of::<Self>()
+            + self.segments.heap_bytes()
+            + self.bounds.capacity() * size_of::<Box<str>>()
+            + bounds
+    }
+
     /// Bounds for `segments` that keep as many rows of `old_bounds` as they can: what did not change is
     /// not written again.
     pub fn bounds_for(segments: &Packed, old_bounds: &[Box<str>]) -> Vec<Box<str>> {
@@ -254,6 +263,26 @@ impl Catalog {
     /// Number of files called `*.sqlite` whose name is no segment id.
     pub fn bad_names(&self) -> u64 {
         self.bad_names
+    }
+
+    /// Bytes on the heap, about: what the maps keep in reserve is not counted.
+    pub fn heap_bytes(&self) -> usize {
+        // An `Arc`'s counts, and what a map keeps of a path: the pointer, twice in `order`'s nodes.
+        const ARC: usize = 2 * size_of::<usize>();
+        const NAME: usize = size_of::<Arc<str>>();
+        let directories = self.directories.iter().map(|(path, directory)| {
+            ARC + path.len() + 3 * NAME + size_of::<Arc<Directory>>() + ARC + directory.heap_bytes()
+        });
+        let misplaced = self
+            .misplaced
+            .iter()
+            .map(|(id, places)| id.len() + size_of::<(Box<str>, Vec<Arc<str>>)>() + places.capacity() * NAME);
+        directories.sum::<usize>() + misplaced.sum::<usize>()
+    }
+
+    /// Ids that lie outside the directory where the layout puts them, perhaps besides lying there.
+    pub fn misplaced(&self) -> impl Iterator<Item = SegmentId> {
+        self.misplaced.keys().filter_map(|id| SegmentId::parse(id).ok())
     }
 
     /// Number of ids that lie outside the directory where the layout puts them.

@@ -1,6 +1,6 @@
 //! Reading everything at the start.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
     Registry, RegistryError, RowChange,
@@ -24,39 +24,69 @@ pub(super) fn load(registry: &dyn Registry) -> Result<Loaded, RegistryError> {
     let mut catalog = Catalog::default();
     let mut ledger = Ledger::default();
     let mut dropped = Vec::new();
-    let mut current: Option<(Arc<str>, Directory)> = None;
-    registry.scan(LOADED_END, &mut |key, value| {
+    let mut reader = DirectoryReader::default();
+    let mut take = |directory: Option<Read>| {
+        if let Some((path, directory)) = directory {
+            catalog.replace(&path, Some(Arc::new(directory)));
+        }
+    };
+    registry.scan(b"", Some(LOADED_END), &mut |key, value| {
         if key.first() == Some(&LEDGER) {
             ledger.load(key, value);
-        } else if let Err(reason) = load_row(&mut catalog, &mut current, key, value) {
+            return ControlFlow::Continue(());
+        }
+        let (finished, result) = reader.row(key, value);
+        take(finished);
+        if let Err(reason) = result {
             tracing::error!(
                 row = %String::from_utf8_lossy(key).escape_debug(), %reason,
                 "damaged registry row dropped; its directory will be listed again"
             );
             dropped.push(RowChange::Delete(key.to_vec()));
-            // The directory lacks something now, whatever its own row says.
-            if let (Ok(key), Some((path, directory))) = (Key::decode(key), &mut current)
-                && **path == *key.directory()
-            {
-                directory.state.seen = None;
-            }
         }
+        ControlFlow::Continue(())
     })?;
-    finish(&mut catalog, current);
+    take(reader.finish());
     Ok(Loaded { catalog, ledger, dropped })
 }
 
-fn load_row(
-    catalog: &mut Catalog,
-    current: &mut Option<(Arc<str>, Directory)>,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), RowError> {
-    let decoded = Key::decode(key)?;
-    if current.as_ref().is_none_or(|(path, _)| **path != *decoded.directory()) {
-        finish(catalog, current.take());
+/// A directory as its rows have it.
+pub(super) type Read = (Arc<str>, Directory);
+
+/// Makes directories of rows that come in order of their keys. Holds one at a time.
+#[derive(Debug, Default)]
+pub(super) struct DirectoryReader {
+    current: Option<Read>,
+}
+
+impl DirectoryReader {
+    /// Takes one row up: the directory before, if that is whole now, and what is wrong with the row.
+    pub(super) fn row(&mut self, key: &[u8], value: &[u8]) -> (Option<Read>, Result<(), RowError>) {
+        let decoded = match Key::decode(key) {
+            Ok(decoded) => decoded,
+            Err(error) => return (None, Err(error)),
+        };
+        let same = self.current.as_ref().is_some_and(|(path, _)| **path == *decoded.directory());
+        let finished = if same { None } else { self.finish() };
+        let (_, directory) =
+            self.current.get_or_insert_with(|| (decoded.directory().into(), Directory::default()));
+        let result = read_row(directory, decoded, key, value);
+        if result.is_err() {
+            // The directory lacks something now, whatever its own row says.
+            directory.state.seen = None;
+        }
+        (finished, result)
     }
-    let (_, directory) = current.get_or_insert_with(|| (decoded.directory().into(), Directory::default()));
+
+    /// The last one.
+    pub(super) fn finish(&mut self) -> Option<Read> {
+        let (path, mut directory) = self.current.take()?;
+        directory.segments.shrink();
+        Some((path, directory))
+    }
+}
+
+fn read_row(directory: &mut Directory, decoded: Key<'_>, key: &[u8], value: &[u8]) -> Result<(), RowError> {
     let payload = unseal(key, value)?;
     match decoded {
         Key::Directory(_) => directory.state = DirState::decode(payload)?,
@@ -68,11 +98,4 @@ fn load_row(
         }
     }
     Ok(())
-}
-
-fn finish(catalog: &mut Catalog, directory: Option<(Arc<str>, Directory)>) {
-    if let Some((path, mut directory)) = directory {
-        directory.segments.shrink();
-        catalog.replace(&path, Some(Arc::new(directory)));
-    }
 }

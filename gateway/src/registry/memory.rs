@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::{Bound, ControlFlow},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,9 +47,18 @@ impl Registry for MemoryRegistry {
         Ok(())
     }
 
-    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
-        for (key, value) in self.rows.lock().range(..end.to_vec()) {
-            each(key, value);
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.rows.lock().clone();
+        for (key, value) in rows.range::<[u8], _>((Bound::Included(start), end)) {
+            if each(key, value).is_break() {
+                break;
+            }
         }
         Ok(())
     }

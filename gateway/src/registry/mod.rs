@@ -6,16 +6,26 @@
 //! memory and table equal.
 
 pub mod catalog;
+pub mod export;
+pub mod import;
 pub mod ledger;
+pub mod lines;
 mod load;
 pub mod packed;
+pub mod places;
 pub mod rows;
 pub mod sled;
 pub mod state;
+pub mod verify;
+
+use std::{ops::ControlFlow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::error::{ApiError, ErrorCode};
+use crate::api::{
+    error::{ApiError, ErrorCode},
+    hot::Token,
+};
 
 /// A failed call of the registry's back end, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +58,25 @@ pub struct Meta {
     /// Whether a discovery pass ever reached its end: only then does "not in the catalog" mean anything.
     #[serde(default)]
     pub discovered: bool,
+    /// The registry was made again, or is an old one: it may lack what was granted since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopting: Option<Adopting>,
+}
+
+/// How a registry that may lack something takes up what workers say; see `ledger/adopt.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopting {
+    /// Tokens up to this one are known: a worker that has one and no lock has lost it.
+    pub known: Token,
+    /// For so long after a start of the gateway workers are waited for, in ms.
+    pub wait_ms: u64,
+}
+
+impl Meta {
+    /// Of a registry that never was.
+    pub fn new(registry_id: impl Into<String>) -> Self {
+        Self { registry_id: registry_id.into(), epoch: 0, store_url: None, discovered: false, adopting: None }
+    }
 }
 
 /// One change of a row.
@@ -67,8 +96,14 @@ pub trait Registry: Send + Sync + 'static {
     /// Writes the meta row. On return it survives a crash.
     fn set_meta(&self, meta: &Meta) -> Result<(), RegistryError>;
 
-    /// Shows every row whose key is below `end`, in order of keys.
-    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError>;
+    /// Shows the rows from key `start` to below `end` (`None`: to the last) in order of keys, until `each`
+    /// has enough.
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError>;
 
     /// The value of one row.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError>;
@@ -80,7 +115,41 @@ pub trait Registry: Send + Sync + 'static {
     fn disk_bytes(&self) -> u64;
 }
 
+/// A registry that is shared, with whoever puts it in its place afterwards.
+impl Registry for Arc<dyn Registry> {
+    fn meta(&self) -> Result<Option<Meta>, RegistryError> {
+        (**self).meta()
+    }
+
+    fn set_meta(&self, meta: &Meta) -> Result<(), RegistryError> {
+        (**self).set_meta(meta)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        (**self).scan(start, end, each)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, RegistryError> {
+        (**self).get(key)
+    }
+
+    fn commit(&self, changes: Vec<RowChange>) -> Result<(), RegistryError> {
+        (**self).commit(changes)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        (**self).disk_bytes()
+    }
+}
+
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod memory;
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;

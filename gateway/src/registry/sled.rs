@@ -1,6 +1,11 @@
 //! The embedded back end: sled, and the only file that knows it.
 
-use std::{path::Path, thread::sleep, time::Duration};
+use std::{
+    ops::{Bound, ControlFlow},
+    path::Path,
+    thread::sleep,
+    time::Duration,
+};
 
 use super::{
     Meta, Registry, RegistryError, RowChange,
@@ -77,10 +82,18 @@ impl Registry for SledRegistry {
         self.db.flush().map_err(failed).map(drop)
     }
 
-    fn scan(&self, end: &[u8], each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), RegistryError> {
-        for row in self.catalog.range(..end) {
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), RegistryError> {
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        for row in self.catalog.range::<&[u8], _>((Bound::Included(start), end)) {
             let (key, value) = row.map_err(failed)?;
-            each(&key, &value);
+            if each(&key, &value).is_break() {
+                break;
+            }
         }
         Ok(())
     }

@@ -2,7 +2,11 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::Arc,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -11,13 +15,15 @@ use tokio::sync::Notify;
 use super::{
     Meta, Registry, RegistryError, RowChange,
     catalog::{Catalog, Delta, Directory},
+    export::Snapshot,
     ledger::{
         Checksum, Entry, Ledger,
-        rows::{LedgerKey, read},
+        rows::{LEDGER, LedgerKey, read},
     },
     load::{Loaded, load},
     packed::{Difference, Facts, Packed},
     rows::{DirState, Key, encode_segments, seal},
+    verify::{self, Findings},
 };
 use crate::{api::hot::Token, segment::SegmentId};
 
@@ -104,6 +110,10 @@ pub struct State {
     /// Segments that placement cares for and that changed since it looked.
     moved: Mutex<HashSet<SegmentId>>,
     moved_some: Notify,
+    /// Locked segments of which the store may have a generation that their writes do not build upon.
+    overtaken: Mutex<HashSet<SegmentId>>,
+    /// The last pass of discovery could not read the store at all.
+    store_away: AtomicBool,
 }
 
 impl State {
@@ -114,6 +124,8 @@ impl State {
         let Loaded { catalog, ledger, dropped } = load(&*registry)?;
         registry.commit(dropped)?;
         registry.set_meta(&meta)?;
+        // What became known, and was not decided about, before the last end.
+        let overtaken = ledger.locks().map(|(id, _)| id.clone()).collect();
         Ok(Self {
             registry,
             catalog: RwLock::new(catalog),
@@ -122,6 +134,8 @@ impl State {
             writer: Mutex::default(),
             moved: Mutex::default(),
             moved_some: Notify::new(),
+            overtaken: Mutex::new(overtaken),
+            store_away: AtomicBool::new(false),
         })
     }
 
@@ -150,7 +164,18 @@ impl State {
         std::mem::take(&mut *self.moved.lock())
     }
 
-    /// Waits until [`State::take_moved`] has something new, or has had it since the last wait.
+    /// Locked segments that changed in the catalog since the last call, or were put off.
+    pub fn take_overtaken(&self) -> HashSet<SegmentId> {
+        std::mem::take(&mut *self.overtaken.lock())
+    }
+
+    /// The store may have a generation of `id` that its lock does not know: looked at with the next upkeep.
+    pub fn put_off(&self, id: SegmentId) {
+        self.overtaken.lock().insert(id);
+    }
+
+    /// Waits until [`State::take_moved`] or [`State::take_overtaken`] has something new, or has had it since
+    /// the last wait.
     pub async fn moved(&self) {
         self.moved_some.notified().await;
     }
@@ -204,11 +229,15 @@ impl State {
                 Entry::Raise(id, _) | Entry::Pins(id, _) | Entry::Tombstone(id, _) => Some(id.clone()),
                 _ => None,
             });
-            self.note_moved(wished.collect());
+            let moved = wished.collect();
             let mut ledger = self.ledger.write();
             for entry in entries {
                 ledger.apply(entry);
             }
+            drop(ledger);
+            // Not before it can be seen: who looks in between would take the old for the new, and never
+            // look again.
+            self.note_moved(moved);
         }
         Ok(answer)
     }
@@ -245,13 +274,21 @@ impl State {
         }
         writer.amends.drain(..amends);
         let mut delta = Delta::default();
+        let (mut wished, mut locked) = (Vec::new(), Vec::new());
         for (path, (old, new)) in next {
-            self.note_moved(self.wished_differences(old.as_deref(), new.as_deref()));
+            let (also_wished, also_locked) = self.noted_differences(old.as_deref(), new.as_deref());
+            wished.extend(also_wished);
+            locked.extend(also_locked);
             // One directory per lock: a batch of many must not hold up readers. The old version is
             // dropped outside.
             delta += self.catalog.write().replace(&path, new);
             drop(old);
         }
+        // Whoever changes a lock together with the catalog knows of both.
+        locked.retain(|id| !entries.iter().any(|entry| matches!(entry, Entry::Lock(own, _) if own == id)));
+        // Only now: whoever hears of it looks at once.
+        self.note_moved(wished);
+        self.note_overtaken(locked);
         Ok(delta)
     }
 
@@ -300,11 +337,16 @@ impl State {
         }
     }
 
-    /// Raised and pinned segments that differ between two versions of a directory.
-    fn wished_differences(&self, old: Option<&Directory>, new: Option<&Directory>) -> Vec<SegmentId> {
+    /// Segments that differ between two versions of a directory: those that are raised or pinned, and those
+    /// that are locked.
+    fn noted_differences(
+        &self,
+        old: Option<&Directory>,
+        new: Option<&Directory>,
+    ) -> (Vec<SegmentId>, Vec<SegmentId>) {
         let ledger = self.ledger.read();
-        if ledger.wished().next().is_none() {
-            return Vec::new();
+        if ledger.wished().next().is_none() && ledger.locks().next().is_none() {
+            return (Vec::new(), Vec::new());
         }
         let empty = Directory::default();
         let (was, is) = (old.unwrap_or(&empty), new.unwrap_or(&empty));
@@ -312,14 +354,80 @@ impl State {
             Difference::Added(index) | Difference::Changed(index) => is.segments.id(index),
             Difference::Removed(index) => was.segments.id(index),
         });
-        ids.filter(|id| ledger.is_wished(id)).filter_map(|id| SegmentId::parse(id).ok()).collect()
+        let (mut wished, mut locked) = (Vec::new(), Vec::new());
+        for id in ids {
+            if ledger.is_wished(id) {
+                wished.extend(SegmentId::parse(id).ok());
+            }
+            if ledger.is_locked(id) {
+                locked.extend(SegmentId::parse(id).ok());
+            }
+        }
+        (wished, locked)
     }
 
-    fn note_moved(&self, ids: Vec<SegmentId>) {
+    fn note_overtaken(&self, ids: Vec<SegmentId>) {
+        if !ids.is_empty() {
+            self.overtaken.lock().extend(ids);
+            self.moved_some.notify_one();
+        }
+    }
+
+    /// Placement has to look at these again.
+    pub fn note_moved(&self, ids: Vec<SegmentId>) {
         if !ids.is_empty() {
             self.moved.lock().extend(ids);
             self.moved_some.notify_one();
         }
+    }
+
+    /// Everything as it is at one moment. Changes wait for as long as it takes to read the ledger.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        let mut writer = self.writer.lock();
+        if !writer.amends.is_empty() {
+            // What is on disk is not what holds.
+            self.write(&mut writer, &[], Vec::new())?;
+        }
+        let mut ledger = Vec::new();
+        self.registry.scan(&[LEDGER], Some(b"/"), &mut |key, value| {
+            ledger.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let catalog = self.catalog();
+        let directories = catalog.directories().map(|(path, directory)| (path.clone(), directory.clone()));
+        Ok(Snapshot { meta: self.meta(), ledger, directories: directories.collect() })
+    }
+
+    /// Looks at all of it; see `verify`. Rows are read one by one: what is written meanwhile may show half.
+    /// Blocks.
+    pub fn verify(&self) -> Result<Findings, RegistryError> {
+        let mut findings = Findings::default();
+        verify::each_row(&*self.registry, &mut findings)?;
+        let meta = self.meta();
+        // In this order everywhere, and for a moment: whoever wants to change something waits.
+        let (catalog, ledger) = (self.catalog(), self.ledger());
+        verify::content(&catalog, &ledger, &meta, &mut findings);
+        Ok(findings)
+    }
+
+    /// Whether workers may have locks that this registry does not know yet.
+    pub fn is_adopting(&self) -> bool {
+        self.meta.read().adopting.is_some()
+    }
+
+    /// The back end, for reading what is not in memory.
+    pub(super) fn registry(&self) -> &dyn Registry {
+        &*self.registry
+    }
+
+    /// Whether the store could not be read at all when discovery tried last.
+    pub fn is_store_away(&self) -> bool {
+        self.store_away.load(Relaxed)
+    }
+
+    /// Sets [`State::is_store_away`].
+    pub fn set_store_away(&self, away: bool) {
+        self.store_away.store(away, Relaxed);
     }
 
     /// Bytes of the registry on disk.
@@ -359,7 +467,7 @@ fn apply(old: Version, change: Change) -> Version {
 }
 
 /// The rows that differ between two versions of a directory.
-fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
+pub(super) fn row_changes(path: &str, old: Option<&Directory>, new: Option<&Directory>) -> Vec<RowChange> {
     let mut changes = Vec::new();
     let put = |key: Key<'_>, payload: Vec<u8>| {
         let key = key.encode();

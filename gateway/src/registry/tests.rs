@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::{segment::SegmentId, store::Generation};
 
-fn meta() -> Meta {
-    Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false }
+pub(super) fn meta() -> Meta {
+    Meta::new("0".repeat(32))
 }
 
-fn facts(version: u8) -> Facts {
+pub(super) fn facts(version: u8) -> Facts {
     Facts { generation: Generation([version; 16]), size: u64::from(version), mtime_ms: -i64::from(version) }
 }
 
-fn id(text: &str) -> SegmentId {
+pub(super) fn id(text: &str) -> SegmentId {
     SegmentId::parse(text).expect(text)
 }
 
@@ -29,15 +29,15 @@ fn state(quiet: bool) -> DirState {
     DirState { seen: Some((1, Generation([9; 16]))), has_subdirs: false, quiet, bad_names: 2 }
 }
 
-fn listed(path: &str, segments: impl IntoIterator<Item = (String, Facts)>) -> Change {
+pub(super) fn listed(path: &str, segments: impl IntoIterator<Item = (String, Facts)>) -> Change {
     let segments = Packed::from_unsorted(segments.into_iter().collect());
     Change::Listed { path: path.into(), state: state(true), segments }
 }
 
-type Model = BTreeMap<String, BTreeMap<String, Facts>>;
+pub(super) type Model = BTreeMap<String, BTreeMap<String, Facts>>;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(super) enum Op {
     List { dir: usize, first: u32, count: u32, step: u32, version: u8 },
     Remove { dir: usize },
     Put { dir: usize, n: u32, version: u8 },
@@ -47,7 +47,7 @@ enum Op {
 /// Canonical for ids of 3, 5 and 6 digits, and two where nothing belongs.
 const DIRS: [&str; 5] = ["/", "/10", "/100", "/x/y", "/x y"];
 
-fn ops() -> impl Strategy<Value = Vec<Vec<Op>>> {
+pub(super) fn ops() -> impl Strategy<Value = Vec<Vec<Op>>> {
     let dir = 0..DIRS.len();
     let n = prop_oneof![0u32..30, 10_000..10_030u32, 100_000..103_000u32];
     let op = prop_oneof![
@@ -60,7 +60,7 @@ fn ops() -> impl Strategy<Value = Vec<Vec<Op>>> {
     prop::collection::vec(prop::collection::vec(op, 1..4), 1..10)
 }
 
-fn change(op: &Op, model: &mut Model) -> Change {
+pub(super) fn change(op: &Op, model: &mut Model) -> Change {
     match *op {
         Op::List { dir, first, count, step, version } => {
             let segments: BTreeMap<String, Facts> =
@@ -168,7 +168,7 @@ fn count(model: &Model) -> i64 {
     model.values().map(|segments| segments.len() as i64).sum()
 }
 
-fn numbered(from: u32, to: u32, version: u8) -> Vec<(String, Facts)> {
+pub(super) fn numbered(from: u32, to: u32, version: u8) -> Vec<(String, Facts)> {
     (from..to).map(|n| (format!("{n:08}"), facts(version))).collect()
 }
 
@@ -315,7 +315,11 @@ fn sled_rows_come_in_order() {
     registry.commit(keys.iter().map(|k| RowChange::Put(k.clone(), vec![1])).collect()).expect("disk");
     registry.commit(vec![RowChange::Delete(keys[0].clone())]).expect("disk");
     let mut seen = Vec::new();
-    registry.scan(b"~", &mut |key, _| seen.push(key.to_vec())).expect("disk");
+    let each = &mut |key: &[u8], _: &[u8]| {
+        seen.push(key.to_vec());
+        ControlFlow::Continue(())
+    };
+    registry.scan(b"", Some(b"~"), each).expect("disk");
     let mut expected = keys[1..].to_vec();
     expected.sort();
     assert_eq!(seen, expected);

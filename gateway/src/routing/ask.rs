@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Attempt, Call, Query, Routing,
     attempt::DEADLINE_GRACE,
+    meter::{Meter, Metered},
     relay::Relay,
     target_headers, too_late,
     workers::{InFlight, Worker},
@@ -22,6 +23,7 @@ use crate::{
         hot::Token,
         types::{GENERATION_HEADER, WORKER_HEADER},
     },
+    heat::AnsweredFrom,
     registry::catalog::Located,
     segment::SegmentId,
 };
@@ -98,6 +100,7 @@ impl Routing {
             if index > 0 {
                 self.metrics.retries.inc();
             }
+            let asked = Instant::now();
             match self.call(&worker, self.query_call(query, located, door)?).await {
                 Attempt::Answer(parts, body, in_flight) if door.goes_on(parts.status) => {
                     self.outcome("unavailable");
@@ -118,6 +121,7 @@ impl Routing {
                     if parts.status == StatusCode::CONFLICT {
                         return Ok(self.conflict(&worker, query, parts, body, in_flight).await);
                     }
+                    let body = self.meter(query, door, asked, &parts, body);
                     return Ok(Ok(self.relay(&worker, query.deadline, parts, body, in_flight)));
                 }
                 Attempt::Unreachable(reason) => {
@@ -165,6 +169,7 @@ impl Routing {
             if attempt > 0 {
                 self.metrics.retries.inc();
             }
+            let asked = Instant::now();
             match self.call(worker, call.clone()).await {
                 Attempt::Answer(parts, ..) if parts.status == StatusCode::UNAUTHORIZED => {
                     failures.push(self.refused(worker));
@@ -172,6 +177,7 @@ impl Routing {
                 }
                 Attempt::Answer(parts, body, in_flight) => {
                     self.outcome("answered");
+                    let body = self.meter(query, Door::Hot, asked, &parts, body);
                     return Ok(self.relay(worker, query.deadline, parts, body, in_flight));
                 }
                 Attempt::Unreachable(reason) => {
@@ -186,6 +192,20 @@ impl Routing {
             }
         }
         Err(nobody_answered(&query.segment, &failures))
+    }
+
+    /// The body of an answer, with its heat and time counted at its end. What is no answer is no demand: who
+    /// sends nonsense raises nothing.
+    fn meter(&self, query: &Query, door: Door, asked: Instant, parts: &Parts, body: Body) -> Body {
+        if !parts.status.is_success() {
+            return body;
+        }
+        let from = match door {
+            Door::Cold => AnsweredFrom::Store,
+            Door::Hot => AnsweredFrom::Copy,
+        };
+        let meter = Meter::new(self.heat.clone(), query.segment.clone(), from, asked.elapsed());
+        Body::new(Metered::new(body, meter))
     }
 
     fn query_call(&self, query: &Query, located: &Located, door: Door) -> Result<Call, ApiError> {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod attempt;
+mod meter;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, HeaderValue, Response, header},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -21,11 +22,12 @@ use crate::{
     api::{
         client::reason_of,
         error::{ApiError, ErrorCode},
-        hot::{LOCK_HEADER, TOKEN_HEADER, Token},
+        hot::{LOCK_HEADER, STORE_HEADER, TOKEN_HEADER, Token},
         types::{EXPECTED_GENERATION_HEADER, PATH_HEADER},
     },
     copies::Copies,
     discovery::look::{Looked, Looker},
+    heat::{Heat, HeatSettings},
     metrics::Metrics,
     registry::{
         catalog::{Located, Lookup},
@@ -43,6 +45,8 @@ pub struct Routing {
     pub workers: Workers,
     /// What hot workers have.
     pub copies: Arc<Copies>,
+    /// How often segments are asked.
+    pub heat: Arc<Heat>,
     state: Arc<State>,
     looker: Arc<Looker>,
     metrics: Arc<Metrics>,
@@ -101,7 +105,19 @@ impl Routing {
                 Ok::<_, String>(value)
             })
             .transpose()?;
-        Ok(Self { workers, copies, state, looker, metrics, http, authorization })
+        let usual = HeatSettings::default();
+        let heat = Heat::new(usual.segments_max, usual.half_life, Instant::now().into_std());
+        Ok(Self { workers, copies, heat: Arc::new(heat), state, looker, metrics, http, authorization })
+    }
+
+    /// Counts queries there from now on.
+    pub fn measure_with(self, heat: Heat) -> Self {
+        Self { heat: Arc::new(heat), ..self }
+    }
+
+    /// What is counted for operators.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Where a segment lies; asks the store if the catalog does not know it.
@@ -206,7 +222,25 @@ impl Routing {
 
     /// Answers a query.
     pub async fn query(&self, query: Query) -> Result<Response<Body>, ApiError> {
-        match self.holder(&query.segment)? {
+        let mut response = self.answer(query).await?;
+        if response.status().is_success() && self.state.is_store_away() {
+            response.headers_mut().insert(STORE_HEADER, HeaderValue::from_static("unreachable"));
+        }
+        Ok(response)
+    }
+
+    async fn answer(&self, query: Query) -> Result<Response<Body>, ApiError> {
+        let mut holder = self.holder(&query.segment)?;
+        if let Holder::Live(worker, token) = &holder {
+            let response = self.ask_holder(&query, worker, *token).await?;
+            let held = self.state.ledger().lock(&query.segment).map(|lock| lock.token);
+            if response.status() != StatusCode::CONFLICT || held == Some(*token) {
+                return Ok(response);
+            }
+            // The lock ended, or went to somebody else, while its holder was asked.
+            holder = self.holder(&query.segment)?;
+        }
+        match holder {
             Holder::Nobody => self.query_stored(&query).await,
             Holder::Live(worker, token) => self.ask_holder(&query, &worker, token).await,
             Holder::Suspended(worker) => {

@@ -53,7 +53,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Runs a script, one or more statements, all or nothing, on the holder of the segment's write lock.
     async fn write(&self, segment: SegmentId, sql: String) -> Result<(), ApiError>;
 
-    /// Makes a segment writable; a new one gets the schema. Idempotent.
+    /// Makes a segment writable; a new one gets the schema. Idempotent. `ColdRange`: it is never written.
     async fn provision(&self, segment: SegmentId, schema: &str) -> Result<Provisioned, ApiError>;
 
     /// Copies a segment that is written to the store; where it lies there.

@@ -37,6 +37,10 @@ pub fn manager_router(backend: Arc<dyn Backend>, settings: Settings) -> Router {
         .route("/segment/{id}", delete(delete_segment))
         .fallback(|| async { Response::from(page(StatusCode::NOT_FOUND, "There is no such path.")) })
         .method_not_allowed_fallback(|method: Method| async move {
+            // Which methods there are stands in `allow`, for either.
+            if method == Method::OPTIONS {
+                return flask_empty(StatusCode::OK);
+            }
             let why = format!("This path exists, but not for {method}.");
             Response::from(page(StatusCode::METHOD_NOT_ALLOWED, why))
         })
@@ -58,7 +62,11 @@ impl From<Refusal> for Response {
         match refusal {
             Refusal::Page(status, reason) => flask_page(status, &reason),
             Refusal::Text(text) => flask_text(StatusCode::BAD_REQUEST, text),
-            Refusal::Json(why) => flask_json(StatusCode::BAD_REQUEST, object(&[("error", string(&why))])),
+            // Not Trough's own JSON but Flask's, which ends its lines.
+            Refusal::Json(why) => {
+                let json = [object(&[("error", string(&why))]), b"\n".to_vec()].concat();
+                flask_json(StatusCode::BAD_REQUEST, json)
+            }
         }
     }
 }
@@ -82,13 +90,24 @@ fn bad(why: impl Into<String>) -> Refusal {
     page(StatusCode::BAD_REQUEST, why)
 }
 
+fn cold(segment: &SegmentId) -> String {
+    format!(
+        "cannot provision segment {segment} for writing because that segment id is in the read-only cold \
+         storage range"
+    )
+}
+
 /// `POST /`: a segment's id in, its write url out. Deprecated in Trough, and used.
 async fn simple_provision(State(ports): State<Ports>, request: Request) -> Response {
     let answer = async {
         let (parts, body) = request.into_parts();
-        let id = text_of(&ports, body).await.map_err(bad)?;
+        let id = text_of(&ports, body).await.map_err(own_failure)?;
         let segment = segment(&id)?;
-        ports.backend.provision(segment.clone(), SCHEMA_DEFAULT).await.map_err(failed)?;
+        let provisioned = ports.backend.provision(segment.clone(), SCHEMA_DEFAULT).await;
+        provisioned.map_err(|error| match error.code {
+            ErrorCode::ColdRange => own_failure(cold(&segment)),
+            _ => failed(error),
+        })?;
         Ok(flask_text(StatusCode::OK, write_url(&ports.settings, &parts, &segment)))
     };
     whole(answer.await)
@@ -98,22 +117,18 @@ async fn simple_provision(State(ports): State<Ports>, request: Request) -> Respo
 async fn provision(State(ports): State<Ports>, request: Request) -> Response {
     let answer = async {
         let (parts, body) = request.into_parts();
-        let request = json_object(&ports, body).await?;
+        let request = json_object(&ports, body, StatusCode::BAD_REQUEST).await?;
         let segment = segment_in(&request)?;
         let schema = match request.get("schema") {
             None | Some(Value::Null) => SCHEMA_DEFAULT,
             Some(Value::String(schema)) => schema,
-            Some(_) => return Err(bad("schema must be the id of a schema")),
+            Some(_) => return Err(own_failure("The schema must be the id of a schema.")),
         };
-        let Provisioned { size } =
-            ports.backend.provision(segment.clone(), schema).await.map_err(|error| {
-                // What the request asks for cannot be: a segment in the cold range, an unknown schema.
-                if error.code.status_and_retry().0.is_client_error() {
-                    Refusal::Json(error.message)
-                } else {
-                    failed(error)
-                }
-            })?;
+        let provisioned = ports.backend.provision(segment.clone(), schema).await;
+        let Provisioned { size } = provisioned.map_err(|error| match error.code {
+            ErrorCode::ColdRange => Refusal::Json(cold(&segment)),
+            _ => failed(error),
+        })?;
         let url = write_url(&ports.settings, &parts, &segment);
         Ok(flask_json(
             StatusCode::OK,
@@ -131,7 +146,9 @@ async fn provision(State(ports): State<Ports>, request: Request) -> Response {
 /// `POST /promote`
 async fn promote(State(ports): State<Ports>, request: Request) -> Response {
     let answer = async {
-        let segment = segment_in(&json_object(&ports, request.into_body()).await?)?;
+        let body = request.into_body();
+        let request = json_object(&ports, body, StatusCode::INTERNAL_SERVER_ERROR).await?;
+        let segment = segment_in(&request)?;
         let path = ports.backend.promote(segment).await.map_err(failed)?;
         Ok(flask_json(StatusCode::OK, object(&[("remote_path", string(&path))])))
     };
@@ -173,7 +190,7 @@ async fn schema(State(ports): State<Ports>, Path(id): Path<String>) -> Response 
 
 /// `GET /schema/ID/sql`
 async fn schema_sql(State(ports): State<Ports>, Path(id): Path<String>) -> Response {
-    let found = |sql: String| answer(StatusCode::OK, "application/sql", sql);
+    let found = |sql: String| answer(StatusCode::OK, "application/sql; charset=utf-8", sql);
     whole(sql_of(&ports, &id).await.map(found))
 }
 
@@ -187,8 +204,10 @@ async fn put_schema(State(ports): State<Ports>, Path(id): Path<String>, request:
     let text = Refusal::Text;
     let answer = async {
         let body = text_of(&ports, request.into_body()).await.map_err(text)?;
-        let Ok(Value::Object(schema)) = serde_json::from_str::<Value>(&body) else {
-            return Err(text("input could not be parsed as json".into()));
+        let schema = match serde_json::from_str(&body) {
+            Ok(Value::Object(schema)) => schema,
+            Ok(_) => return Err(own_failure("The schema must be a JSON object.")),
+            Err(_) => return Err(text("input could not be parsed as json".into())),
         };
         let (Some(named), Some(sql), 2) = (schema.get("id"), schema.get("sql"), schema.len()) else {
             let keys = python_set(schema.keys().map(String::as_str));
@@ -199,7 +218,7 @@ async fn put_schema(State(ports): State<Ports>, Path(id): Path<String>, request:
             return Err(text(format!("id in json {named} does not match id in url {id}")));
         }
         let Some(sql) = sql.as_str() else {
-            return Err(text(format!("schema sql failed validation: {} is no text", python_repr(sql))));
+            return Err(own_failure(format!("The SQL of a schema is text, not {}.", python_repr(sql))));
         };
         store(&ports, &id, sql).await
     };
@@ -229,23 +248,34 @@ async fn store(ports: &Ports, id: &str, sql: &str) -> Answer {
     }
 }
 
-async fn json_object(ports: &Ports, body: axum::body::Body) -> Result<Map<String, Value>, Refusal> {
-    let text = text_of(ports, body).await.map_err(bad)?;
+/// The request. `unread`: how Trough answers what is no JSON; what is no object is its own failure.
+async fn json_object(
+    ports: &Ports,
+    body: axum::body::Body,
+    unread: StatusCode,
+) -> Result<Map<String, Value>, Refusal> {
+    let text = text_of(ports, body).await.map_err(|why| page(unread, why))?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(bad("The request must be a JSON object.")),
-        Err(error) => Err(bad(format!("The request is not JSON: {error}."))),
+        Ok(_) => Err(own_failure("The request must be a JSON object.")),
+        Err(error) => Err(page(unread, format!("The request is not JSON: {error}."))),
     }
 }
 
 fn segment_in(request: &Map<String, Value>) -> Result<SegmentId, Refusal> {
     match request.get("segment") {
         Some(Value::String(id)) => segment(id),
-        // Trough fails on it: 500, as for any of its own exceptions.
-        _ => Err(page(StatusCode::INTERNAL_SERVER_ERROR, "The request names no segment.")),
+        // Clients have numbers as ids too.
+        Some(Value::Number(id)) if id.is_i64() || id.is_u64() => segment(&id.to_string()),
+        _ => Err(own_failure("The request names no segment.")),
     }
 }
 
 fn segment(id: &str) -> Result<SegmentId, Refusal> {
-    SegmentId::parse(id).map_err(|e| page(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    SegmentId::parse(id).map_err(|e| own_failure(e.to_string()))
+}
+
+/// Where Trough fails by an exception of its own.
+fn own_failure(reason: impl Into<String>) -> Refusal {
+    page(StatusCode::INTERNAL_SERVER_ERROR, reason)
 }

@@ -30,13 +30,17 @@ fn host_of<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r str> {
 
 /// Where a segment is written.
 pub(super) fn write_url(settings: &Settings, parts: &Parts, segment: &SegmentId) -> String {
-    let named = || {
-        let host = host_of(&parts.headers, &parts.uri).unwrap_or("localhost");
-        // What is behind the last colon is the port, unless the colon is in an address of version 6.
-        host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host)
-    };
-    let host = settings.host.as_deref().unwrap_or_else(named);
-    format!("http://{host}:{}/?segment={segment}", settings.write_port)
+    let port = settings.write_port;
+    let named = || without_port(host_of(&parts.headers, &parts.uri).unwrap_or("localhost"));
+    match settings.host.as_deref() {
+        Some(host) if without_port(host) != host => format!("http://{host}/?segment={segment}"),
+        host => format!("http://{}:{port}/?segment={segment}", host.unwrap_or_else(named)),
+    }
+}
+
+/// What is behind the last colon is the port, unless the colon is in an address of version 6.
+fn without_port(host: &str) -> &str {
+    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(host, _)| host)
 }
 
 /// The whole body as text.

@@ -53,10 +53,10 @@ impl Backend for Fake {
 
     async fn provision(&self, segment: SegmentId, schema: &str) -> Result<Provisioned, ApiError> {
         if segment.as_str().starts_with("cold") {
-            return Err(ApiError::new(
-                ErrorCode::Conflict,
-                format!("segment {segment} is in the cold range"),
-            ));
+            return Err(ApiError::new(ErrorCode::ColdRange, "a rule says so"));
+        }
+        if schema == "none" {
+            return Err(ApiError::new(ErrorCode::SchemaNotFound, "there is no schema none"));
         }
         if segment.as_str() == "full" {
             return Err(ApiError::new(ErrorCode::NoRoom, "no hot worker has room"));
@@ -94,8 +94,8 @@ impl Backend for Fake {
         if sql.contains("bogus") {
             return Err(ApiError::new(ErrorCode::SqlError, "near \"bogus\": syntax error").into());
         }
-        if id == "default" {
-            return Err(ApiError::new(ErrorCode::Conflict, "the schema default is built in").into());
+        if id == "taken" {
+            return Err(ApiError::new(ErrorCode::Conflict, "it has too many versions").into());
         }
         if id == "down" {
             return Err(ApiError::new(ErrorCode::StoreUnavailable, "not now").into());
@@ -253,6 +253,9 @@ async fn scripts_are_written_under_the_lock() {
     }
 }
 
+const COLD: &str = "cannot provision segment cold1 for writing because that segment id is in the read-only cold \
+                    storage range";
+
 #[tokio::test]
 async fn provisioning_the_old_way_gives_the_write_url() {
     let port = Port::new(manager_router);
@@ -270,7 +273,7 @@ async fn provisioning_the_old_way_gives_the_write_url() {
     assert_eq!(port.ask_host("POST", "/", "[::1]", "7").await, url("http://[::1]:6222/?segment=7"));
     let cold = port.ask("POST", "/", "cold1").await;
     assert_eq!((cold.status, cold.content_type.as_str()), (500, "text/html; charset=utf-8"));
-    assert!(cold.body.contains("<p>segment cold1 is in the cold range</p>"), "{cold:?}");
+    assert!(cold.body.contains(&format!("<p>{COLD}</p>")), "{cold:?}");
 }
 
 #[tokio::test]
@@ -289,11 +292,22 @@ async fn provisioning_tells_url_size_and_schema() {
     assert_eq!(port.calls()[2], "provision 1001 warc/stats");
     assert_eq!(
         port.ask("POST", "/provision", r#"{"segment": "cold1"}"#).await,
-        got(400, "application/json", r#"{"error":"segment cold1 is in the cold range"}"#)
+        got(400, "application/json", &format!("{{\"error\":\"{COLD}\"}}\n"))
     );
-    assert_eq!(port.ask("POST", "/provision", r#"{"segment": "full"}"#).await.status, 500);
-    assert_eq!(port.ask("POST", "/provision", "{").await.status, 400);
-    assert_eq!(port.ask("POST", "/provision", "{}").await.status, 500);
+    for (request, status) in [
+        (r#"{"segment": "full"}"#, 500),
+        (r#"{"segment": "1001", "schema": "none"}"#, 500),
+        (r#"{"segment": "1001", "schema": 7}"#, 500),
+        (r#"{"segment": "../1001"}"#, 500),
+        (r#"{"segment": 1.5}"#, 500),
+        (r#"{"segment": 1001}"#, 200),
+        ("{}", 500),
+        ("[]", 500),
+        ("{", 400),
+        ("", 400),
+    ] {
+        assert_eq!(port.ask("POST", "/provision", request).await.status, status, "{request}");
+    }
 }
 
 #[tokio::test]
@@ -305,8 +319,17 @@ async fn a_host_of_our_own_stands_in_the_urls() {
         body_time_max: Duration::from_secs(1),
     };
     let fake = Arc::<Fake>::default();
-    let port = Port { router: manager_router(fake.clone(), settings), fake };
+    let port = Port { router: manager_router(fake.clone(), settings.clone()), fake: fake.clone() };
     assert_eq!(port.ask("POST", "/", "1001").await.body, "http://write.example:7222/?segment=1001");
+    for (host, url) in [
+        ("write.example:80", "http://write.example:80/?segment=1001"),
+        ("[2001:db8::1]", "http://[2001:db8::1]:7222/?segment=1001"),
+        ("[2001:db8::1]:80", "http://[2001:db8::1]:80/?segment=1001"),
+    ] {
+        let settings = Settings { host: Some(host.into()), ..settings.clone() };
+        let port = Port { router: manager_router(fake.clone(), settings), fake: fake.clone() };
+        assert_eq!(port.ask("POST", "/", "1001").await.body, url);
+    }
 }
 
 #[tokio::test]
@@ -314,6 +337,9 @@ async fn promotion_tells_where_the_segment_lies() {
     let port = Port::new(manager_router);
     assert_eq!(port.ask("POST", "/promote", r#"{"segment": "1001"}"#).await.status, 500, "not writable");
     port.ask("POST", "/", "1001").await;
+    for bad in ["{", "", "[]", "{}"] {
+        assert_eq!(port.ask("POST", "/promote", bad).await.status, 500, "{bad}");
+    }
     assert_eq!(
         port.ask("POST", "/promote", r#"{"segment": "1001"}"#).await,
         got(200, "application/json", r#"{"remote_path":"\/1\/1001.sqlite"}"#)
@@ -339,7 +365,7 @@ async fn schemas_are_listed_shown_and_stored() {
         port.ask("GET", "/schema/s", "").await.body,
         r#"{"id":"s","sql":"create table t (a \/* \u00e4 *\/)"}"#
     );
-    assert_eq!(port.ask("GET", "/schema/s/sql", "").await, got(200, "application/sql", sql));
+    assert_eq!(port.ask("GET", "/schema/s/sql", "").await, got(200, "application/sql; charset=utf-8", sql));
     assert_eq!(port.ask("PUT", "/schema/z/sql", sql).await, empty(201));
     assert_eq!(port.ask("PUT", "/schema/z/sql", sql).await, empty(204));
     assert_eq!(port.ask("GET", "/schema", "").await.body, r#"["default","s","z"]"#);
@@ -351,7 +377,6 @@ async fn bad_schemas_are_refused_in_troughs_words() {
     for (body, expected) in [
         ("", "input could not be parsed as json"),
         ("{", "input could not be parsed as json"),
-        ("[]", "input could not be parsed as json"),
         ("{}", "input json has keys set() (should be {'id', 'sql'})"),
         (r#"{"id": "s"}"#, "input json has keys {'id'} (should be {'id', 'sql'})"),
         (
@@ -365,6 +390,9 @@ async fn bad_schemas_are_refused_in_troughs_words() {
         let expected = got(400, "text/plain; charset=utf-8", expected);
         assert_eq!(port.ask("PUT", "/schema/s", body).await, expected, "{body}");
     }
+    for failing in ["[]", "7", r#"{"id": "s", "sql": 5}"#, r#"{"id": "s", "sql": null}"#] {
+        assert_eq!(port.ask("PUT", "/schema/s", failing).await.status, 500, "{failing}");
+    }
     assert_eq!(
         port.ask("PUT", "/schema/s/sql", "bogus").await,
         got(400, "text/plain; charset=utf-8", "schema sql failed validation: near \"bogus\": syntax error")
@@ -375,8 +403,8 @@ async fn bad_schemas_are_refused_in_troughs_words() {
 async fn schemas_that_cannot_be_stored_are_refused_with_the_reason() {
     let port = Port::new(manager_router);
     assert_eq!(
-        port.ask("PUT", "/schema/default/sql", "create table t (a)").await,
-        got(400, "text/plain; charset=utf-8", "the schema default is built in")
+        port.ask("PUT", "/schema/taken/sql", "create table t (a)").await,
+        got(400, "text/plain; charset=utf-8", "it has too many versions")
     );
     let down = port.ask("PUT", "/schema/down/sql", "create table t (a)").await;
     assert_eq!((down.status, down.content_type.as_str()), (500, "text/html; charset=utf-8"));
@@ -414,6 +442,14 @@ async fn wrong_methods_are_405_and_other_paths_404() {
         assert_eq!((refused.status, refused.content_type.as_str()), (405, "text/html; charset=utf-8"));
     }
     assert_eq!(port.ask("GET", "/nothing", "").await.status, 404);
+    for (path, status) in [("/", 200), ("/provision", 200), ("/schema", 200), ("/schema/s", 200), ("/x", 404)]
+    {
+        assert_eq!(port.ask("OPTIONS", path, "").await.status, status, "{path}");
+    }
+    for (path, status) in [("/", 405), ("/provision", 405), ("/schema", 200), ("/schema/s/sql", 404)] {
+        let got = port.ask("HEAD", path, "").await;
+        assert_eq!((got.status, got.body.as_str()), (status, ""), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use tokio::{task::spawn_blocking, time::Instant};
 
-use super::Writing;
+use super::{Writing, cold_range};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -12,30 +12,44 @@ use crate::{
         ledger::{Entry, Raise},
         state::Amendment,
     },
+    rules::TierRule,
     segment::SegmentId,
 };
 
 impl Writing {
     /// Raises `id` to `copies` hot copies; `None`: as many as is usual.
     pub(crate) async fn raise(&self, id: &SegmentId, copies: Option<u32>) -> Result<RaiseAnswer, ApiError> {
-        let most = self.rules.copies_maximum.max(1);
-        let copies = copies.unwrap_or(self.rules.copies_minimum).max(1);
-        if copies > most {
-            return Err(ApiError::new(
-                ErrorCode::BadRequest,
-                format!("copies must be 1 to {most} (copies_maximum of the gateway)"),
-            ));
-        }
         // There is something to copy.
         self.routing.resolve(id).await?;
+        let terms = self.routing.copies.terms(id);
+        cold_range(id, &terms, "raised")?;
+        let (least, most) = (terms.copies_minimum, terms.copies_maximum);
+        let copies = copies.unwrap_or(least);
+        if !(least..=most).contains(&copies) {
+            let source = match &terms.rule {
+                Some(rule) => format!("rule {rule:?}"),
+                None => "copies_minimum and copies_maximum of the gateway".into(),
+            };
+            return Err(ApiError::new(
+                ErrorCode::BadRequest,
+                format!("copies must be {least} to {most} ({source})"),
+            ));
+        }
+        let raise = Raise::by_hand(copies, (self.clock)());
         let segment = id.clone();
-        self.wish(id, move |_| vec![Entry::Raise(segment, Some(Raise { copies }))]).await
+        self.wish(id, move |_| vec![Entry::Raise(segment, Some(raise))]).await
     }
 
-    /// Takes the wish for hot copies of `id` back; pins stay.
+    /// Takes the wish for hot copies of `id` back, and keeps heat and rules from having one for a while;
+    /// pins stay.
     pub(crate) async fn lower(&self, id: &SegmentId) -> Result<RaiseAnswer, ApiError> {
         let segment = id.clone();
-        self.wish(id, move |_| vec![Entry::Raise(segment, None)]).await
+        let by_itself = matches!(self.routing.copies.terms(id).tier, TierRule::Heat | TierRule::Hot);
+        let now_ms = (self.clock)();
+        let lasts_ms = i64::try_from(self.rules.heat.lowered_for.as_millis()).unwrap_or(i64::MAX);
+        let stays_down = (by_itself && lasts_ms > 0)
+            .then(|| Raise { until_ms: Some(now_ms.saturating_add(lasts_ms)), ..Raise::by_hand(0, now_ms) });
+        self.wish(id, move |_| vec![Entry::Raise(segment, stays_down)]).await
     }
 
     /// Whether `worker` shall always have `id`.
@@ -47,6 +61,7 @@ impl Writing {
     ) -> Result<RaiseAnswer, ApiError> {
         if pinned {
             self.routing.resolve(id).await?;
+            cold_range(id, &self.routing.copies.terms(id), "pinned")?;
         }
         let segment = id.clone();
         self.wish(id, move |pins| {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Writing, in_doubt, provision::no_tokens};
 use crate::{
     api::error::{ApiError, ErrorCode},
+    failpoint,
     registry::{
         ledger::{Entry, Tombstone},
         state::{Amendment, Change},
@@ -28,6 +29,7 @@ impl Writing {
         Self::detached(async move {
             let _turn = this.turns.take(&id).await;
             this.settle(&id).await?;
+            this.all_locks_known(&id)?;
             let place = this.place(&id).await?;
             let copies = this.routing.copies.anywhere(&id);
             let begun = this.bury(&id, place.directory, place.entry.is_some() || !copies.is_empty()).await?;
@@ -75,12 +77,14 @@ impl Writing {
     /// Everything after the tombstone. Under the segment's turn.
     pub(super) async fn delete_rest(&self, id: &SegmentId) -> Result<(), ApiError> {
         let Some(tombstone) = self.state.ledger().tombstone(id).cloned() else { return Ok(()) };
+        failpoint::pass("gateway.delete.buried").await;
         for name in self.routing.copies.anywhere(id) {
             // One that is not alive cannot answer, and is told to drop it when it comes back.
             if let Some(worker) = self.routing.workers.live(&name, Instant::now().into_std()) {
                 self.drop_copy(id, tombstone.token, &worker).await?;
             }
         }
+        failpoint::pass("gateway.delete.dropped").await;
         let path = id.path_in(&tombstone.directory);
         let generation = self.look(&path).await?.map(|entry| entry.generation).or(tombstone.generation);
         if generation != tombstone.generation {
@@ -89,12 +93,18 @@ impl Writing {
             self.amend(move |_, _| Ok(Amendment::ledger(vec![Entry::Tombstone(segment, Some(noted))], ())))
                 .await?;
         }
+        failpoint::pass("gateway.delete.noted").await;
         self.clear(&path).await?;
+        failpoint::pass("gateway.delete.removed").await;
         let (segment, directory) = (id.clone(), tombstone.directory.clone());
         let done = Tombstone { done_ms: Some((self.clock)()), generation, ..tombstone };
         self.amend(move |_, _| {
             let change = Change::Segment { directory: directory.into(), id: segment.clone(), facts: None };
-            let entries = vec![Entry::Tombstone(segment.clone(), Some(done)), Entry::Checksum(segment, None)];
+            let entries = vec![
+                Entry::Tombstone(segment.clone(), Some(done)),
+                Entry::Superseded(segment.clone(), None),
+                Entry::Checksum(segment, None),
+            ];
             Ok(Amendment { entries, changes: vec![change], answer: () })
         })
         .await?;

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderValue, Method, Response},
+    http::{HeaderValue, Method, Response, StatusCode, header},
 };
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::{
         error::{ApiError, ErrorCode},
         hot::{IDEMPOTENCY_HEADER, Token},
     },
+    failpoint,
     routing::{Attempt, Call, target_headers},
     segment::SegmentId,
 };
@@ -26,6 +27,8 @@ pub(crate) struct Write {
     pub(crate) idempotency: Option<HeaderValue>,
     /// Token that the client sent.
     pub(crate) token: Option<Token>,
+    /// Of a client of Trough: its rows' content type.
+    pub(crate) accept: Option<HeaderValue>,
     /// When it has to be over.
     pub(crate) deadline: Instant,
 }
@@ -40,6 +43,9 @@ impl Writing {
         if let Some(key) = write.idempotency {
             headers.insert(IDEMPOTENCY_HEADER, key);
         }
+        if let Some(accept) = write.accept {
+            headers.insert(header::ACCEPT, accept);
+        }
         let path = format!("/v1/hot/{id}/execute");
         let call = Call { method: Method::POST, path, headers, body: write.body, deadline: write.deadline };
         // With a key it is applied once however often it is sent; without one it is sent once.
@@ -49,9 +55,14 @@ impl Writing {
             match self.routing.call(&worker, call.clone()).await {
                 Attempt::Answer(parts, body, in_flight) => {
                     self.routing.outcome("answered");
+                    failpoint::pass("gateway.write.answered").await;
                     // The lock was taken while the write was on its way: the old holder may not know yet.
                     // What it did stays aside there, so it must not be said to be done.
                     let held = self.state.ledger().lock(id).map(|lock| lock.token);
+                    let over = held.is_none() && self.is_superseded(id, lock.token);
+                    if over && (parts.status.is_success() || parts.status == StatusCode::CONFLICT) {
+                        return Err(self.no_lock(id));
+                    }
                     if parts.status.is_success() && held != Some(lock.token) {
                         return Err(ApiError::new(
                             ErrorCode::Fenced,

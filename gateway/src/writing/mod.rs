@@ -10,14 +10,19 @@ mod copies;
 mod delete;
 pub(crate) mod execute;
 mod hot;
+mod optimize;
 mod promote;
 mod provision;
 mod release;
 pub(crate) mod schemas;
 mod settle;
+mod shipped;
+mod supersede;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod turns;
+mod work;
 
 use std::{
     collections::HashMap,
@@ -36,12 +41,14 @@ use crate::{
         hot::{LockInfo, LockState, Token},
     },
     discovery::Clock,
+    heat::HeatSettings,
     registry::{
         catalog::Lookup,
         ledger::{Ledger, Lock},
         state::{Amendment, State},
     },
     routing::{Routing, workers::Worker},
+    rules::{Rules as SegmentRules, Terms, TierRule},
     segment::SegmentId,
     settings::ForeignGeneration,
     store::{SegmentStore, StoreEntry, StoreFailure},
@@ -52,12 +59,12 @@ use crate::{
 pub(crate) struct Rules {
     /// Longest time of one call of a hot worker that copies a segment.
     pub(crate) copy_max: Duration,
-    /// What a promotion does with a generation that somebody else has put into the store.
+    /// Who gives way if somebody else puts a generation of a locked segment into the store.
     pub(crate) foreign: ForeignGeneration,
-    /// Hot copies of a raised segment that says nothing else.
-    pub(crate) copies_minimum: u32,
-    /// Most hot copies that may be asked for.
-    pub(crate) copies_maximum: u32,
+    /// Which segments may be raised and written.
+    pub(crate) segments: Arc<SegmentRules>,
+    /// When demand raises and lowers.
+    pub(crate) heat: HeatSettings,
 }
 
 /// Everything that changes segments.
@@ -100,13 +107,40 @@ impl Writing {
         }
     }
 
+    /// Wall clock, ms since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    /// Refused as long as a worker may have a lock of `id` that the registry does not know yet.
+    fn all_locks_known(&self, id: &SegmentId) -> Result<(), ApiError> {
+        if !self.state.is_adopting() || self.state.ledger().lock(id).is_some() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::Warming,
+            format!(
+                "the registry was made again a moment ago: whether a worker may write segment {id} is known \
+                 once all have reported"
+            ),
+        )
+        .retry_after_s(5))
+    }
+
     /// All write locks, or the one of `only`.
     pub(crate) fn locks(&self, only: Option<&SegmentId>) -> Vec<LockInfo> {
         let now = Instant::now().into_std();
-        let ledger = self.state.ledger();
+        let locks: Vec<(SegmentId, Lock)> = {
+            let ledger = self.state.ledger();
+            match only {
+                Some(id) => ledger.lock(id).map(|lock| (id.clone(), lock.clone())).into_iter().collect(),
+                None => ledger.locks().map(|(id, lock)| (id.clone(), lock.clone())).collect(),
+            }
+        };
         let promoting = self.promoting.lock();
         let info = |id: &SegmentId, lock: &Lock| {
             let lives = self.routing.workers.live(&lock.worker, now).is_some_and(|w| w.hot.is_some());
+            let written = self.routing.copies.written(&lock.worker, id, lock.token);
             LockInfo {
                 segment: id.to_string(),
                 worker: lock.worker.clone(),
@@ -115,12 +149,12 @@ impl Writing {
                 since_ms: lock.since_ms,
                 schema: lock.schema.clone(),
                 promoting: promoting.contains_key(id),
+                change: written.map(|written| written.change),
+                safe_change: written.map(|written| written.safe),
+                ship: lock.ship,
             }
         };
-        match only {
-            Some(id) => ledger.lock(id).map(|lock| info(id, lock)).into_iter().collect(),
-            None => ledger.locks().map(|(id, lock)| info(id, lock)).collect(),
-        }
+        locks.iter().map(|(id, lock)| info(id, lock)).collect()
     }
 
     /// Runs `work` to its end, also if whoever asked for it goes away.
@@ -225,7 +259,7 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
-        let Some(lock) = lock else { return Err(not_provisioned(id)) };
+        let Some(lock) = lock else { return Err(self.no_lock(id)) };
         check_token(id, lock.token, sent)?;
         if !lock.ready {
             return Err(ApiError::new(
@@ -273,6 +307,21 @@ fn suspended(id: &SegmentId, lock: &Lock) -> ApiError {
         ),
     )
     .retry_after_s(5)
+}
+
+/// What is in the cold range has no copies.
+fn cold_range(id: &SegmentId, terms: &Terms, what: &str) -> Result<(), ApiError> {
+    if terms.tier != TierRule::Cold {
+        return Ok(());
+    }
+    let rule = terms.source();
+    Err(ApiError::new(
+        ErrorCode::ColdRange,
+        format!(
+            "segment {id} is in the cold range ({rule} says tier = \"cold\"): it cannot be {what}; ask \
+             `springhouse tiers explain {id}`, or change the rule"
+        ),
+    ))
 }
 
 fn in_doubt(id: &SegmentId, damage: &str) -> ApiError {

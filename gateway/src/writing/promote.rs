@@ -12,24 +12,24 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use super::{Writing, not_provisioned, provision::temporary};
+use super::{Writing, provision::temporary};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{HotUpload, HotUploaded, PromoteAnswer, PromoteRequest, Token},
     },
+    failpoint,
     registry::{
         ledger::{Entry, Intent, Lock, Uploaded},
         state::Amendment,
     },
     routing::workers::Worker,
     segment::SegmentId,
-    settings::ForeignGeneration,
     store::{Generation, StoreEntry},
 };
 
 /// A promotion that this process carries out, until dropped.
-struct Promoting<'a>(&'a Writing, SegmentId);
+pub(super) struct Promoting<'a>(pub(super) &'a Writing, pub(super) SegmentId);
 
 impl Drop for Promoting<'_> {
     fn drop(&mut self) {
@@ -70,6 +70,7 @@ impl Writing {
             }
         };
         let (generation, entry) = self.finish(id, &intent, &uploaded).await?;
+        failpoint::pass("gateway.commit.done").await;
         drop(promoting);
         self.tell_promoted(id, &worker).await;
         let released = request.release && self.release_promoted(id, &intent, &worker).await;
@@ -95,15 +96,9 @@ impl Writing {
         self.settle(id).await?;
         let (lock, worker) = self.held(id, sent)?;
         let path = id.path_in(&lock.directory);
-        let expected = self.check_target(id, &path, lock.base).await?;
+        let expected = self.target(id, &lock).await?;
         // From here on the others see it; the guard also ends it.
-        if self.promoting.lock().insert(id.clone(), lock.token).is_some() {
-            return Err(ApiError::new(
-                ErrorCode::Conflict,
-                format!("segment {id} is under promotion already"),
-            ));
-        }
-        let promoting = Promoting(self, id.clone());
+        let promoting = self.promoting_now(id, lock.token)?;
         self.tell_promoted(id, &worker).await;
         let intent = Intent {
             token: lock.token,
@@ -118,53 +113,25 @@ impl Writing {
             Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ()))
         })
         .await?;
+        failpoint::pass("gateway.commit.intent").await;
         Ok((promoting, intent, worker))
     }
 
-    /// Generation that the promotion may replace: the one that the lock builds upon, or, if the rule says
-    /// so, whatever is there.
-    async fn check_target(
-        &self,
-        id: &SegmentId,
-        path: &str,
-        base: Option<Generation>,
-    ) -> Result<Option<Generation>, ApiError> {
-        let there = self.look(path).await?.map(|entry| entry.generation);
-        if there == base {
-            return Ok(base);
-        }
-        if self.rules.foreign == ForeignGeneration::Overwrite {
-            tracing::warn!(segment = %id, ?base, ?there, "a generation that somebody else put there is replaced");
-            return Ok(there);
-        }
-        let text = |generation: Option<Generation>| generation.map_or("none".into(), |g| g.to_string());
-        Err(ApiError::new(
-            ErrorCode::Conflict,
-            format!(
-                "segment {id} was changed in the store by somebody else: generation {} is there, the writes build \
-                 upon {}. Nothing was replaced. To drop the writes here, release with {{\"force\": true}}; they \
-                 are kept aside on the worker",
-                text(there),
-                text(base)
-            ),
-        ))
-    }
-
     /// Puts a verified upload in its place. Under the segment's turn.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         id: &SegmentId,
         intent: &Intent,
         uploaded: &HotUploaded,
     ) -> Result<(Generation, StoreEntry), ApiError> {
-        let overtaken = {
-            let ledger = self.state.ledger();
-            check_lock(ledger.lock(id), id, intent.token).err()
+        let lock = self.state.ledger().lock(id).cloned();
+        let lock = match lock {
+            Some(lock) if lock.token == intent.token => lock,
+            other => {
+                self.clear(&intent.temporary).await?;
+                return Err(other.map_or_else(|| self.no_lock(id), |lock| taken(Some(&lock), id)));
+            }
         };
-        if let Some(error) = overtaken {
-            self.clear(&intent.temporary).await?;
-            return Err(error);
-        }
         let Some(temporary) = self.look(&intent.temporary).await? else {
             self.give_up(id, intent).await?;
             return Err(lost_upload(id, "is not in the store"));
@@ -179,7 +146,7 @@ impl Writing {
         let there = self.look(&intent.path).await?.map(|entry| entry.generation);
         if there != intent.expected {
             self.give_up(id, intent).await?;
-            self.check_target(id, &intent.path, intent.expected).await?;
+            self.target(id, &lock).await?;
             return Err(ApiError::new(
                 ErrorCode::Conflict,
                 format!("segment {id} was changed in the store while it was uploaded: promote it again"),
@@ -198,16 +165,20 @@ impl Writing {
             Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ()))
         })
         .await?;
+        failpoint::pass("gateway.commit.uploaded").await;
         // From here on only `settle_uploaded` decides: it knows every state that a crash, or an answer that
         // did not come, can leave.
         match self.settle_uploaded(id, &intent, &sure).await? {
             Some(entry) => Ok((entry.generation, entry)),
-            None => Err(ApiError::new(
-                ErrorCode::Conflict,
-                format!(
-                    "the promotion of segment {id} came to nothing: somebody else changed the store; try again"
-                ),
-            )),
+            None => {
+                self.target(id, &lock).await?;
+                Err(ApiError::new(
+                    ErrorCode::Conflict,
+                    format!(
+                        "the promotion of segment {id} came to nothing: somebody else changed the store; try again"
+                    ),
+                ))
+            }
         }
     }
 
@@ -246,15 +217,17 @@ impl Writing {
     }
 }
 
+/// Only the holder's own token writes intents. The turn is held, so this is the last line of defence.
 fn check_lock(lock: Option<&Lock>, id: &SegmentId, token: Token) -> Result<(), ApiError> {
     match lock {
         Some(lock) if lock.token == token => Ok(()),
-        Some(lock) => Err(ApiError::new(
-            ErrorCode::Fenced,
-            format!("the write lock of segment {id} went to {} meanwhile; nothing was promoted", lock.worker),
-        )),
-        None => Err(not_provisioned(id)),
+        other => Err(taken(other, id)),
     }
+}
+
+fn taken(by: Option<&Lock>, id: &SegmentId) -> ApiError {
+    let whose = by.map_or("is over".into(), |lock| format!("went to {}", lock.worker));
+    ApiError::new(ErrorCode::Fenced, format!("the write lock of segment {id} {whose}; nothing was promoted"))
 }
 
 fn lost_upload(id: &SegmentId, what: &str) -> ApiError {

@@ -12,21 +12,34 @@ use tokio::time::Instant;
 use super::{
     Place, Writing,
     choose::{Candidate, order},
+    cold_range,
     hot::Failure,
-    in_doubt, suspended,
+    in_doubt,
+    shipped::Taken,
+    suspended,
 };
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{CopyState, HotProvision, HotSegment, ProvisionAnswer, ProvisionRequest, Token},
+        hot::{CopyState, HotProvision, ProvisionAnswer, ProvisionRequest, Token},
+        ship::{HotProvisioned, Ship},
     },
+    failpoint,
     registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Lock},
+        ledger::{DEFAULT_SCHEMA, Entry, Lock, Superseded},
         state::Amendment,
     },
     routing::workers::Worker,
     segment::SegmentId,
 };
+
+/// What the request and the lock before it say.
+struct Wish {
+    schema: String,
+    schema_sql: String,
+    ship: Option<Ship>,
+    taken: Option<Taken>,
+}
 
 impl Writing {
     /// Makes `id` writable on one worker. Idempotent.
@@ -57,6 +70,9 @@ impl Writing {
             }
             ledger.lock(id).cloned()
         };
+        if !request.takeover {
+            self.all_locks_known(id)?;
+        }
         let mut former = None;
         if let Some(lock) = &old {
             let holder = self.live(&lock.worker)?;
@@ -69,13 +85,26 @@ impl Writing {
             }
             if lock.ready {
                 former = Some(lock.worker.clone());
+                // What it need not keep aside: a promotion that it has not heard of.
+                if let Some(worker) = self.live(&lock.worker)? {
+                    self.tell_promoted(id, &worker).await;
+                }
             }
             // A rename of the old holder's upload that is still on its way must find nothing.
             self.clear(&temporary(id, &lock.directory, lock.token)).await?;
         }
         let place = self.place(id).await?;
+        // Under a lock it may be aged by now, and still has to be written to its end.
+        if old.as_ref().is_none_or(|lock| !lock.ready) {
+            let mtime_ms = place.entry.as_ref().map(|entry| entry.mtime_ms);
+            let terms = self.rules.segments.terms(id.as_str(), mtime_ms, (self.clock)());
+            cold_range(id, terms, "provisioned for writing")?;
+        }
         let workers = self.writers(id, &place, former.as_deref())?;
-        self.grant_one_of(id, old, place, &workers, schema, schema_sql).await
+        let there = place.entry.as_ref().map(|entry| entry.generation);
+        let taken = old.as_ref().map(|lock| Taken::new(self, id, lock, there));
+        let wish = Wish { schema, schema_sql, ship: self.ship_rule(id), taken };
+        self.grant_one_of(id, old, place, &workers, wish).await
     }
 
     /// The lock is held and its holder lives: it is asked again, because it may have been restarted.
@@ -88,9 +117,30 @@ impl Writing {
         schema_sql: String,
     ) -> Result<ProvisionAnswer, ApiError> {
         self.tell_promoted(id, worker).await;
-        let made = self.prepare(id, lock, worker, schema_sql).await;
+        let lock = self.ship_as_ruled(id, lock).await?;
+        let made = self.prepare(id, &lock, worker, schema_sql, None).await;
         let made = made.map_err(|failure| failure.error(id, &worker.name))?;
-        Ok(answer(id, lock, worker, false, false, schema, made.size))
+        Ok(answer(id, &lock, worker, false, false, schema, made.segment.size))
+    }
+
+    /// The lock, with the rule for shipping as it is now.
+    async fn ship_as_ruled(&self, id: &SegmentId, lock: &Lock) -> Result<Lock, ApiError> {
+        let now = Lock { ship: self.ship_rule(id), ..lock.clone() };
+        if now == *lock {
+            return Ok(now);
+        }
+        let (segment, written) = (id.clone(), now.clone());
+        self.amend(move |ledger, _| {
+            Ok(match ledger.lock(&segment) {
+                Some(held) if held.token == written.token => {
+                    let held = Lock { ship: written.ship, ..held.clone() };
+                    Amendment::ledger(vec![Entry::Lock(segment, Some(held))], ())
+                }
+                _ => Amendment::none(()),
+            })
+        })
+        .await?;
+        Ok(now)
     }
 
     /// Asks one worker after the other until one takes the segment.
@@ -100,9 +150,9 @@ impl Writing {
         old: Option<Lock>,
         place: Place,
         workers: &[Arc<Worker>],
-        schema: String,
-        schema_sql: String,
+        wish: Wish,
     ) -> Result<ProvisionAnswer, ApiError> {
+        let Wish { schema, schema_sql, ship, taken } = wish;
         let base = place.entry.as_ref().map(|entry| entry.generation);
         let mut before = old.map(|lock| lock.token);
         let mut last = None;
@@ -116,15 +166,23 @@ impl Writing {
                 base,
                 ready: false,
                 untold: None,
+                base_change: taken.as_ref().map_or(0, |taken| taken.base_change(base)),
+                ship,
+                ship_from: taken.as_ref().map_or(0, Taken::ship_from),
             };
             let lock = self.grant(id, before, lock).await?;
+            failpoint::pass("gateway.provision.granted").await;
             before = Some(lock.token);
-            match self.prepare(id, &lock, worker, schema_sql.clone()).await {
+            match self.prepare(id, &lock, worker, schema_sql.clone(), taken.as_ref()).await {
                 Ok(made) => {
-                    self.set_ready(id, lock.token).await?;
+                    failpoint::pass("gateway.provision.prepared").await;
+                    self.set_ready(id, lock.token, &made).await?;
+                    failpoint::pass("gateway.provision.ready").await;
                     tracing::info!(segment = %id, worker = &*worker.name, token = lock.token, "write lock granted");
                     self.routing.copies.reconsider(id);
-                    return Ok(answer(id, &lock, worker, true, base.is_none(), schema, made.size));
+                    let answer = answer(id, &lock, worker, true, base.is_none(), schema, made.segment.size);
+                    let recovered = taken.filter(Taken::is_told).map(|taken| taken.told(made.recovered));
+                    return Ok(ProvisionAnswer { recovered, ..answer });
                 }
                 Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
                     self.take_back(id, lock.token).await?;
@@ -144,7 +202,7 @@ impl Writing {
     }
 
     /// Writes a new lock down, with the next token, in place of the one with token `before`.
-    async fn grant(
+    pub(super) async fn grant(
         &self,
         segment: &SegmentId,
         before: Option<Token>,
@@ -171,6 +229,11 @@ impl Writing {
                 ];
                 if ledger.damage(&id).is_some() {
                     entries.push(Entry::Tombstone(id.clone(), None));
+                    entries.push(Entry::Dispute(id.clone(), None));
+                }
+                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                    let record = Superseded { over: true, ..record.clone() };
+                    entries.push(Entry::Superseded(id.clone(), Some(record)));
                 }
                 Ok(Amendment::ledger(entries, lock))
             })
@@ -179,11 +242,17 @@ impl Writing {
         granted
     }
 
-    async fn set_ready(&self, id: &SegmentId, token: Token) -> Result<(), ApiError> {
+    async fn set_ready(&self, id: &SegmentId, token: Token, made: &HotProvisioned) -> Result<(), ApiError> {
+        // Discovery may have seen another generation since the store was asked.
+        self.state.put_off(id.clone());
         let id = id.clone();
+        // A holder that did not take up what was shipped counts anew, and nothing before is its own.
+        let goes_on = made.recovered.as_ref().is_some_and(|found| found.files > 0 || found.unused.is_none());
+        let base_change = made.segment.promoted_change;
         self.amend(move |ledger, _| match ledger.lock(&id) {
             Some(lock) if lock.token == token => {
-                let lock = Lock { ready: true, ..lock.clone() };
+                let ship_from = if goes_on { lock.ship_from } else { 0 };
+                let lock = Lock { ready: true, base_change, ship_from, ..lock.clone() };
                 Ok(Amendment::ledger(vec![Entry::Lock(id, Some(lock))], ()))
             }
             _ => Err(ApiError::new(
@@ -195,7 +264,7 @@ impl Writing {
     }
 
     /// Removes a lock that was never ready, if it is still that one.
-    async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
+    pub(super) async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
         let id = segment.clone();
         let taken = self
             .amend(move |ledger, _| {
@@ -218,18 +287,21 @@ impl Writing {
         lock: &Lock,
         worker: &Worker,
         schema_sql: String,
-    ) -> Result<HotSegment, Failure> {
+        taken: Option<&Taken>,
+    ) -> Result<HotProvisioned, Failure> {
         let body = HotProvision {
             path: id.path_in(&lock.directory),
             generation: lock.base.map(|generation| generation.to_string()),
             schema_sql,
+            ship: lock.ship,
+            recover: taken.and_then(Taken::recover),
         };
         let path = (Method::POST, format!("/v1/hot/{id}/provision"));
         self.ask(worker, path, lock.token, &body, self.rules.copy_max).await
     }
 
     /// Workers that may take the segment, best first. `former`: whom it is taken from.
-    fn writers(
+    pub(super) fn writers(
         &self,
         id: &SegmentId,
         place: &Place,
@@ -319,5 +391,6 @@ fn answer(
         created,
         schema,
         size,
+        recovered: None,
     }
 }

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use axum::http::Method;
 use serde_json::json;
 
-use super::{Writing, check_token, in_doubt, not_provisioned, provision::temporary, suspended};
+use super::{Writing, check_token, in_doubt, provision::temporary, suspended};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{HotPromoted, ReleaseRequest, Token},
     },
+    failpoint,
     registry::{
         ledger::{Entry, Lock},
         state::Amendment,
@@ -43,11 +44,12 @@ impl Writing {
             let lock = {
                 let ledger = this.state.ledger();
                 match (ledger.lock(&id), ledger.damage(&id)) {
-                    (Some(lock), _) => lock.clone(),
+                    (Some(lock), _) => Some(lock.clone()),
                     (None, Some(damage)) => return Err(in_doubt(&id, damage)),
-                    (None, None) => return Err(not_provisioned(&id)),
+                    (None, None) => None,
                 }
             };
+            let lock = lock.ok_or_else(|| this.no_lock(&id))?;
             check_token(&id, lock.token, sent)?;
             match this.live(&lock.worker)? {
                 Some(worker) => {
@@ -58,6 +60,7 @@ impl Writing {
                 None if request.force || !lock.ready => {}
                 None => return Err(suspended(&id, &lock)),
             }
+            failpoint::pass("gateway.release.closed").await;
             this.unlock(&id, &lock).await
         })
         .await
@@ -92,6 +95,7 @@ impl Writing {
         .await?;
         tracing::info!(segment = %id, worker = lock.worker, token, "write lock released");
         self.routing.copies.reconsider(id);
+        self.collect_of(id, lock).await;
         // Of a promotion that failed; nobody needs it any more, and the next lock's has another name.
         let leftover = temporary(id, &lock.directory, token);
         if let Err(error) = self.clear(&leftover).await {

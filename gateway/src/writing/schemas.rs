@@ -60,20 +60,17 @@ impl Writing {
 
     /// All versions of `name`, oldest first.
     pub(crate) fn schema_versions(&self, name: &str) -> Result<SchemaList, ApiError> {
-        if name == DEFAULT_SCHEMA {
-            return Ok(SchemaList { schemas: vec![built_in()] });
-        }
         let id = SegmentId::parse(name).map_err(|_| no_schema(name))?;
-        match self.state.ledger().schema(&id) {
-            Some(versions) => Ok(SchemaList { schemas: versions.to_vec() }),
-            None => Err(no_schema(name)),
-        }
+        let schemas = all_versions(&id, self.state.ledger().schema(&id));
+        if schemas.is_empty() { Err(no_schema(name)) } else { Ok(SchemaList { schemas }) }
     }
 
     /// Newest version of each, by name.
     pub(crate) fn schemas(&self) -> SchemaList {
         let mut schemas: Vec<SchemaInfo> = self.state.ledger().schemas().cloned().collect();
-        schemas.push(built_in());
+        if schemas.iter().all(|schema| schema.name != DEFAULT_SCHEMA) {
+            schemas.push(built_in());
+        }
         schemas.sort_by(|a, b| a.name.cmp(&b.name));
         SchemaList { schemas }
     }
@@ -82,12 +79,6 @@ impl Writing {
     pub(crate) async fn put_schema(&self, name: &str, sql: String) -> Result<Put, ApiError> {
         let id = SegmentId::parse(name)
             .map_err(|e| ApiError::new(ErrorCode::BadRequest, format!("name of a schema: {e}")))?;
-        if name == DEFAULT_SCHEMA {
-            return Err(ApiError::new(
-                ErrorCode::Conflict,
-                "the schema \"default\" is built in and empty: choose another name",
-            ));
-        }
         if sql.len() > SCHEMA_BYTES_MAX {
             return Err(ApiError::new(
                 ErrorCode::RequestTooLarge,
@@ -103,7 +94,7 @@ impl Writing {
             .map_err(|reason| ApiError::new(ErrorCode::SqlError, format!("schema {name}: {reason}")))?;
         let created_ms = (self.clock)();
         self.amend(move |ledger, _| {
-            let versions = ledger.schema(&id).unwrap_or_default();
+            let versions = all_versions(&id, ledger.schema(&id));
             if let Some(newest) = versions.last().filter(|newest| newest.sql == sql) {
                 return Ok(Amendment::none(Put::Same(newest.clone())));
             }
@@ -123,6 +114,13 @@ impl Writing {
     }
 }
 
+/// What is stored of `id`, after what is built in.
+fn all_versions(id: &SegmentId, stored: Option<&[SchemaInfo]>) -> Vec<SchemaInfo> {
+    let built_in = (id.as_str() == DEFAULT_SCHEMA).then(built_in);
+    built_in.into_iter().chain(stored.unwrap_or_default().iter().cloned()).collect()
+}
+
+/// What new segments get where nobody said anything else.
 fn built_in() -> SchemaInfo {
     SchemaInfo { name: DEFAULT_SCHEMA.to_owned(), version: 1, created_ms: 0, sql: String::new() }
 }

@@ -3,6 +3,7 @@
 use super::{Writing, in_doubt};
 use crate::{
     api::error::ApiError,
+    failpoint,
     registry::{
         ledger::{Checksum, Entry, Intent, Lock, Uploaded},
         packed::Facts,
@@ -62,16 +63,19 @@ impl Writing {
         }
         if temporary.is_some() {
             tracing::warn!(segment = %id, "a promotion is given up: the store or the lock changed meanwhile");
+            self.state.put_off(id.clone());
             self.give_up(id, intent).await?;
             return Ok(None);
         }
         match self.look(&intent.path).await? {
             Some(entry) if is_ours(&entry) => {
+                failpoint::pass("gateway.commit.renamed").await;
                 self.commit(id, intent, uploaded, &entry).await?;
                 Ok(Some(entry))
             }
             _ => {
                 tracing::warn!(segment = %id, "a promotion is given up: its upload is gone");
+                self.state.put_off(id.clone());
                 self.give_up(id, intent).await?;
                 Ok(None)
             }
@@ -101,6 +105,7 @@ impl Writing {
                 let lock = Lock {
                     base: Some(facts.generation),
                     untold: Some((facts.generation, number)),
+                    base_change: number,
                     ..lock.clone()
                 };
                 entries.push(Entry::Lock(segment, Some(lock)));

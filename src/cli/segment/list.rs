@@ -70,14 +70,14 @@ fn print_page(page: &SegmentList, json: bool) -> Result<(), Failure> {
 }
 
 pub(super) async fn locks(client: &GatewayClient, json: bool) -> Result<(), Failure> {
-    let LockList { locks } = client.locks().await?;
+    let LockList { locks, superseded } = client.locks().await?;
     if json {
-        return print_json(&locks);
+        return print_json(&LockList { locks, superseded });
     }
-    if locks.is_empty() {
+    if locks.is_empty() && superseded.is_empty() {
         return print("no segment is provisioned for writing\n");
     }
-    let mut table = Columns::new(["SEGMENT", "WORKER", "STATE", "#TOKEN", "SINCE", "SCHEMA"]);
+    let mut table = Columns::new(["SEGMENT", "WORKER", "STATE", "#TOKEN", "SINCE", "SCHEMA", "IN STORE"]);
     for lock in locks {
         let state = match (lock.state, lock.promoting) {
             (LockState::Held, false) => "held",
@@ -91,9 +91,61 @@ pub(super) async fn locks(client: &GatewayClient, json: bool) -> Result<(), Fail
             lock.token.to_string(),
             time(lock.since_ms),
             lock.schema,
+            in_store(lock.change, lock.safe_change, lock.ship.is_some()),
+        ]);
+    }
+    for over in superseded {
+        let kept = match (&over.kept, over.heard) {
+            _ if over.lost => "superseded, the worker came back without its data".into(),
+            (Some(file), _) => format!("superseded, {} transactions kept as {file}", over.transactions),
+            (None, true) => "superseded, all was promoted".into(),
+            (None, false) => "superseded, the worker has not heard of it yet".into(),
+        };
+        let none = String::new;
+        table.row([
+            over.segment,
+            over.worker,
+            kept,
+            over.token.to_string(),
+            time(over.at_ms),
+            none(),
+            none(),
         ]);
     }
     print(&table.text())
+}
+
+/// Which of the transactions under a lock are in the store.
+fn in_store(change: Option<u64>, safe: Option<u64>, shipped: bool) -> String {
+    match (change, safe) {
+        (Some(change), Some(safe)) if safe >= change => format!("all {change}"),
+        (Some(change), Some(safe)) if shipped => format!("{safe} of {change}, shipped"),
+        (Some(change), Some(safe)) => format!("{safe} of {change}"),
+        _ => "?".into(),
+    }
+}
+
+pub(super) async fn work(client: &GatewayClient, json: bool) -> Result<(), Failure> {
+    let list = client.work().await?;
+    if json {
+        return print_json(&list);
+    }
+    let mut text = String::new();
+    if list.work.is_empty() {
+        text.push_str("nothing is under way\n");
+    } else {
+        let mut table = Columns::new(["SEGMENT", "WORKER", "WHAT", "#DONE", "#OF"]);
+        for work in &list.work {
+            let row = [work.segment.clone(), work.worker.clone(), work.what.clone()];
+            let [segment, worker, what] = row;
+            table.row([segment, worker, what, size(work.done), size(work.total)]);
+        }
+        text.push_str(&table.text());
+    }
+    for name in &list.silent {
+        text.push_str(&format!("worker {name} does not answer\n"));
+    }
+    print(&text)
 }
 
 /// Members of an object side by side, for people; objects and lists within as JSON.

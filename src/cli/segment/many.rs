@@ -1,26 +1,75 @@
 //! The same for many segments, with progress.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::{
+    convert::Infallible,
+    io::{self, BufRead, IsTerminal, Write},
+    pin::pin,
+    time::Duration,
+};
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
-use springhouse_gateway::{api::client::ClientError, segment::SegmentId};
+use springhouse_gateway::{
+    api::{
+        client::{ClientError, GatewayClient},
+        work::Work,
+    },
+    segment::SegmentId,
+};
 
 use super::{id, print, problem};
 use crate::error::{Exit, Failure};
 
-/// Does `each` for one segment after the other; prints a line for each, or JSON, one object a line.
-/// Fails at the end if any failed, with the exit code of the first.
+/// Segments that are worked at once.
+const AT_ONCE: usize = 4;
+/// How often the gateway is asked how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Does `each` for every segment, some at once; prints a line for each in their order, or JSON, one object a
+/// line. Fails at the end if any failed, with the exit code of the first.
 pub(super) async fn each<T: Serialize>(
+    segments: &[String],
+    as_json: bool,
+    each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
+) -> Result<(), Failure> {
+    run(None, segments, as_json, each).await
+}
+
+/// [`each`] for work that takes long: on a terminal a line tells how far it is.
+pub(super) async fn watched<T: Serialize>(
+    client: &GatewayClient,
+    segments: &[String],
+    as_json: bool,
+    each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
+) -> Result<(), Failure> {
+    run(Some(client), segments, as_json, each).await
+}
+
+async fn run<T: Serialize>(
+    watch: Option<&GatewayClient>,
     segments: &[String],
     as_json: bool,
     each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
 ) -> Result<(), Failure> {
     let segments = named(segments)?;
     let (mut failed, mut first) = (0, None);
-    for (number, segment) in segments.iter().enumerate() {
-        progress(number, segments.len(), segment.as_str());
-        match each(segment).await {
+    let each = &each;
+    let all = stream::iter(&segments).map(|segment| async move { (segment, each(segment).await) });
+    let mut all = pin!(all.buffered(AT_ONCE));
+    let mut done = 0;
+    loop {
+        let next = {
+            let mut shown = pin!(show(watch, done, &segments));
+            tokio::select! {
+                next = all.next() => next,
+                never = &mut shown => match never {},
+            }
+        };
+        let Some((segment, outcome)) = next else { break };
+        done += 1;
+        clear(&segments, watch.is_some());
+        match outcome {
             Ok((line, answer)) => {
                 let line = if as_json { told(segment, &answer)? } else { format!("{segment}: {line}") };
                 print(&format!("{line}\n"))?;
@@ -49,11 +98,41 @@ fn told(segment: &SegmentId, answer: &impl Serialize) -> Result<String, Failure>
     Ok(value.to_string())
 }
 
-/// One line that is written over, for people who wait.
-fn progress(number: usize, of: usize, segment: &str) {
+/// One line that is written over, for people who wait: how many are done, and how far the others are.
+async fn show(watch: Option<&GatewayClient>, done: usize, segments: &[SegmentId]) -> Infallible {
     let mut err = io::stderr();
-    if of > 1 && err.is_terminal() {
-        let _ = write!(err, "\r\x1b[K{}/{of} {segment}\r", number + 1);
+    if !err.is_terminal() || (segments.len() == 1 && watch.is_none()) {
+        return std::future::pending().await;
+    }
+    loop {
+        let waits = segments.get(done).map_or("", SegmentId::as_str);
+        let mut line = format!("{}/{} {waits}", done.min(segments.len()), segments.len());
+        if let Some(client) = watch
+            && let Ok(list) = client.work().await
+        {
+            let ours = |work: &&Work| segments[done..].iter().any(|segment| segment.as_str() == work.segment);
+            for work in list.work.iter().filter(ours).take(AT_ONCE) {
+                line.push_str(&format!("  {} {} {}", work.segment, work.what, percent(work)));
+            }
+        }
+        let _ = write!(err, "\r\x1b[K{line}\r"); // nobody needs it to go on
+        let _ = err.flush();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn percent(work: &Work) -> String {
+    match work.total {
+        0 => String::new(),
+        total => format!("{} %", u128::from(work.done) * 100 / u128::from(total)),
+    }
+}
+
+/// Takes the line away before another is printed.
+fn clear(segments: &[SegmentId], watched: bool) {
+    let mut err = io::stderr();
+    if err.is_terminal() && (segments.len() > 1 || watched) {
+        let _ = write!(err, "\r\x1b[K");
         let _ = err.flush();
     }
 }

@@ -5,6 +5,7 @@ use springhouse_gateway::{
     api::{
         client::GatewayClient,
         hot::{PromoteRequest, ProvisionRequest, ReleaseRequest},
+        optimize::OptimizeAnswer,
         types::RaiseRequest,
     },
     segment::SegmentId,
@@ -66,12 +67,19 @@ enum What {
     Provision(Provision),
     /// Write to a segment that is provisioned: one transaction, all or nothing
     Execute(execute::Args),
-    /// Make what was written the next generation in the store
+    /// Make what was written the next generation in the store; goes on if this is interrupted (see `cancel`)
     Promote(Promote),
+    /// Lay segments in the store out for reading from far away, as promotion does; changes nothing where that
+    /// gains nothing
+    Optimize(Many),
     /// Give the write lock up
     Release(Release),
     /// List the write locks
     Locks,
+    /// List what hot workers are doing: copies, uploads
+    Work,
+    /// End promotions and copies that are under way; locks and writes stay
+    Cancel(Many),
     /// Keep copies on hot workers
     Raise(Raise),
     /// Keep no copies on hot workers any more
@@ -176,18 +184,29 @@ pub fn run(args: Args) -> Result<(), Failure> {
                         (true, false) => "writable on",
                         (false, _) => "already writable on",
                     };
-                    Ok((format!("{how} {} under token {}", answer.worker, answer.token), answer))
+                    let mut line = format!("{how} {} under token {}", answer.worker, answer.token);
+                    if let Some(recovered) = &answer.recovered {
+                        line = format!("{line}; {}", recovered.note);
+                    }
+                    Ok((line, answer))
                 })
                 .await
             }
             What::Execute(args) => execute::run(&client, args, common.json).await,
             What::Promote(args) => {
                 let request = PromoteRequest { release: args.release };
-                many::each(&args.many.segments, common.json, async |id| {
+                many::watched(&client, &args.many.segments, common.json, async |id| {
                     let answer = client.promote(id, &request).await?;
                     let lock = if answer.released { ", lock released" } else { "" };
                     let size = super::mounts::size(answer.size);
                     Ok((format!("promoted: {size} at {}{lock}", answer.url), answer))
+                })
+                .await
+            }
+            What::Optimize(args) => {
+                many::watched(&client, &args.segments, common.json, async |id| {
+                    let answer = client.optimize(id).await?;
+                    Ok((optimized(&answer), answer))
                 })
                 .await
             }
@@ -199,6 +218,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 .await
             }
             What::Locks => list::locks(&client, common.json).await,
+            What::Work => list::work(&client, common.json).await,
+            What::Cancel(args) => {
+                many::each(&args.segments, common.json, async |id| {
+                    let answer = client.cancel(id).await?;
+                    let what = if answer.promotion { "promotion ended" } else { "no promotion to end" };
+                    Ok((format!("{what}; stopped on {}", answer.workers.join(", ")), answer))
+                })
+                .await
+            }
             What::Raise(args) => {
                 let request = RaiseRequest { copies: args.copies };
                 many::each(&args.many.segments, common.json, async |id| {
@@ -225,6 +253,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// What was gained, in a line.
+fn optimized(answer: &OptimizeAnswer) -> String {
+    let layout = &answer.layout;
+    let what = "all interior pages and a leaf of a cold file in";
+    if !answer.changed {
+        return format!(
+            "laid out well already: {what} {} reads; nothing was changed",
+            layout.cold_reads_before
+        );
+    }
+    let saved = match layout.pages_before.saturating_sub(layout.pages_after) {
+        0 => String::new(),
+        pages => format!(", {pages} pages fewer"),
+    };
+    format!(
+        "laid out anew: {what} {} reads instead of {}{saved}",
+        layout.cold_reads_after, layout.cold_reads_before
+    )
 }
 
 async fn pin(client: &GatewayClient, args: &Pin, on: bool) -> Result<(), Failure> {

@@ -219,7 +219,7 @@ async fn every_function_is_decided_about() {
         .filter(|name| {
             !["bm25", "highlight", "snippet", "fts5_get_locale", "matchinfo", "offsets"].contains(name)
                 // Ours.
-                && **name != "regexp"
+                && !["regexp", "seedcrawledstatus", "buildredirectarray"].contains(name)
         })
         .collect();
     assert!(unknown.is_empty(), "allowed, but not there: {unknown:?}");

@@ -45,6 +45,8 @@ pub fn create(path: &Path, schema: &str, settings: &QuerySettings) -> Result<(),
     // Deferred: the size of a page can be chosen until the first write.
     sandbox.run_own(c"BEGIN").map_err(of_sqlite)?;
     if !schema.trim().is_empty() {
+        // Schemas of Trough's clients have texts in these quotes, too.
+        sandbox.quote_texts_like_names(true).map_err(of_sqlite)?;
         let run = Run { sandbox: &sandbox, settings, control: &control };
         let request = ExecuteRequest::Script(Script { sql: schema.to_owned(), timeout_ms: None });
         match run.apply(&request) {

@@ -90,6 +90,18 @@ impl Keys {
         self.map.get(key).map(|(applied, _)| applied)
     }
 
+    /// The records of later transactions than `change` that are remembered, as they are on disk.
+    pub(super) fn after(&self, change: u64) -> Vec<u8> {
+        let newest = self.order.iter().rev().filter_map(|key| self.map.get(key).map(|(applied, _)| applied));
+        let newer: Vec<_> = newest.take_while(|applied| applied.change > change).collect();
+        let mut bytes = Vec::new();
+        for applied in newer.into_iter().rev() {
+            // It was written as JSON before.
+            let _ = frame(applied, &mut bytes);
+        }
+        bytes
+    }
+
     /// Writes records durably; they count from [`Keys::commit`] on.
     pub(super) fn append(&mut self, new: &[Applied]) -> io::Result<()> {
         let mut bytes = Vec::new();

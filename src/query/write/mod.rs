@@ -1,8 +1,9 @@
 //! Writing a segment: one thread, one connection, one log.
 //!
-//! `writer` (queue, group commit) → `run` (one request in its savepoint) → the sandbox of the engine with
+//! `writer` (queue) → `group` (group commit) → `run` (one request in its savepoint) → the sandbox of the engine with
 //! an authorizer for writing. `keys` remembers which requests were applied, `marker` which transaction
-//! the file is at. `create` and `copy` are the file's beginning and its way out.
+//! the file is at. `log` and `pages` know which pages changed and show them as of one commit, for whoever ships
+//! them elsewhere. `create` and `copy` are the file's beginning and its way out.
 //!
 //! **WAL.** A database that is written is in WAL mode: a commit is one `fsync` of the log, readers see
 //! the last commit and neither wait for the writer nor hold it up. In the rollback modes a commit costs
@@ -19,18 +20,23 @@
 
 mod copy;
 mod create;
+mod group;
 mod keys;
+mod log;
 mod marker;
 mod metrics;
+mod pages;
 mod run;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use self::{
-    copy::{Copied, copy, last_change},
+    copy::{Copied, copy, last_change, quick_check},
     create::{create, prepare},
+    log::Pinned,
     marker::Marker,
     metrics::WriteMetrics,
-    writer::{Changes, Execute, Key, WriteSettings, Writer},
+    pages::{PageSet, Pages, Taken, Unshipped},
+    writer::{Changes, Execute, Key, WriteSettings, Writer, WrittenFiles},
 };

@@ -58,7 +58,8 @@ impl Run<'_> {
         let _memory = memory::Scope::enter(self.settings.query_memory_bytes, self.control);
         self.sandbox.work_for(self.control);
         let outcome = match request {
-            ExecuteRequest::Script(script) => self.script(&script.sql),
+            ExecuteRequest::Script(script) => self.script(&script.sql, false),
+            ExecuteRequest::Trough(sql) => self.of_trough(sql),
             ExecuteRequest::Statements(list) => {
                 let numbered = list.statements.iter().enumerate();
                 numbered.map(|(at, asked)| self.asked(asked).map_err(|e| about(at, e))).collect()
@@ -72,15 +73,31 @@ impl Run<'_> {
         self.sandbox.run_own(sql).map(drop).map_err(|error| self.failure(&error, ""))
     }
 
+    /// A script of a client of Trough: `"x"` may be a text, statements may hold thousands of rows, and
+    /// SQLite's words are left as they are.
+    fn of_trough(&self, sql: &str) -> Result<Vec<StatementResult>, ApiError> {
+        let understand = |on| {
+            let set = self.sandbox.quote_texts_like_names(on);
+            set.and_then(|()| self.sandbox.hold_rows(on, &self.settings.sql))
+                .map_err(|error| self.failure(&error, ""))
+        };
+        let outcome = understand(true).and_then(|()| self.script(sql, true));
+        understand(false)?;
+        outcome
+    }
+
     /// Statements with semicolons between them. A parameter is NULL.
-    fn script(&self, sql: &str) -> Result<Vec<StatementResult>, ApiError> {
-        let text = self.text(sql)?;
+    fn script(&self, sql: &str, is_trough: bool) -> Result<Vec<StatementResult>, ApiError> {
+        let text = if is_trough { self.text(sql, usize::MAX) } else { self.limited(sql) }?;
+        let failed = |error: SqliteError| {
+            let offset = error.offset.filter(|_| !is_trough);
+            self.failure(&SqliteError { offset, ..error }, sql)
+        };
         let mut results = Vec::new();
         let mut at = 0;
         while at < sql.len() {
             self.check()?;
-            let (statement, end) =
-                self.sandbox.compile(&text, at).map_err(|error| self.failure(&error, sql))?;
+            let (statement, end) = self.sandbox.compile(&text, at).map_err(failed)?;
             if let Some(mut statement) = statement {
                 let mut counted = Counted::new(self);
                 counted.run(&mut statement, sql)?;
@@ -97,7 +114,7 @@ impl Run<'_> {
     /// One statement, once or for each row of parameters.
     fn asked(&self, asked: &Asked) -> Result<StatementResult, ApiError> {
         let sql = asked.sql.trim();
-        let text = self.text(sql)?;
+        let text = self.limited(sql)?;
         let mut statement = match self.sandbox.kept(&text) {
             Some(statement) => statement,
             None => self.only(&text, sql)?,
@@ -155,8 +172,11 @@ impl Run<'_> {
         only.ok_or_else(|| ApiError::new(ErrorCode::SqlError, "there is no statement"))
     }
 
-    fn text(&self, sql: &str) -> Result<CString, ApiError> {
-        let max = self.settings.sql.statement_bytes as usize;
+    fn limited(&self, sql: &str) -> Result<CString, ApiError> {
+        self.text(sql, self.settings.sql.statement_bytes as usize)
+    }
+
+    fn text(&self, sql: &str, max: usize) -> Result<CString, ApiError> {
         if sql.len() > max {
             return Err(ApiError::new(
                 ErrorCode::SqlError,

@@ -6,6 +6,8 @@
 //! segments/SHARD/ID.keys     idempotency keys of requests that were applied to it
 //! parts/ID.part              a copy that is under way, or one that is made for the store
 //! parts/ID.json              how far it is, and of which generation
+//! parts/ID.keys              idempotency keys that come with the part; in place after it
+//! parts/ID.outgoing…         what is made for the store, or read from it; worthless after a start
 //! kept/ID.TOKEN.TIME.sqlite  writes that nobody promoted; never deleted by us
 //! epoch                      number of the last start
 //! ```
@@ -104,6 +106,16 @@ impl Data {
         self.root.join("parts").join(format!("{id}.json"))
     }
 
+    /// Idempotency keys that come with the part.
+    pub(super) fn incoming_keys(&self, id: &SegmentId) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.keys"))
+    }
+
+    /// One file that a takeover reads.
+    pub(super) fn spool(&self, id: &SegmentId) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.outgoing.shipped"))
+    }
+
     /// What is made for the store.
     pub(super) fn outgoing(&self, id: &SegmentId) -> PathBuf {
         self.root.join("parts").join(format!("{id}.outgoing"))
@@ -156,6 +168,7 @@ impl Data {
     /// Removes what is left of a copy under way.
     pub(super) fn remove_part(&self, id: &SegmentId) -> io::Result<()> {
         remove(&self.progress(id))?;
+        remove(&self.incoming_keys(id))?;
         remove(&self.part(id))
     }
 
@@ -173,6 +186,15 @@ impl Data {
     /// [`Data::sync`].
     pub(super) fn put_in_place(&self, id: &SegmentId) -> io::Result<()> {
         fs::rename(self.part(id), self.segment(id))
+    }
+
+    /// Puts the idempotency keys that came with the part beside the copy, if any did; again if it was begun
+    /// before.
+    pub(super) fn put_keys_in_place(&self, id: &SegmentId) -> io::Result<()> {
+        match fs::rename(self.incoming_keys(id), self.keys(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Makes names in the segment's directory durable.

@@ -13,7 +13,7 @@ use springhouse_fuse::{
     store::{Generation, Store, StorePath},
 };
 use springhouse_gateway::api::error::{ApiError, ErrorCode};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Hot,
@@ -121,6 +121,7 @@ pub(super) async fn fetch(
     // It may take the place of one that is here: both are, for a while.
     let room = hot.room.take(&hot.data, size).map_err(Failure::Full)?;
     let permit = hot.copies.acquire().await.map_err(|_| Failure::Stopped)?;
+    let started = Instant::now();
     segment.state.lock().fetching = Some(Progress { fetched: 0, size });
     hot.publish(segment);
 
@@ -204,6 +205,7 @@ pub(super) async fn fetch(
         }
         (Some(failure), _) => Err(failure),
         (None, Ok(Ok(checksum))) if !checksum.is_empty() => {
+            hot.speed.copied(size.saturating_sub(from), started.elapsed());
             Ok((CopyRecord::copied(generation.to_owned(), size, checksum), room))
         }
         (None, Ok(Ok(_))) => Err(Failure::Failed(Error::new(

@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode, header::ACCEPT},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -19,13 +19,17 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{
-            CopyState, ExecuteAnswer, ExecuteRequest, HotList, HotPromoted, HotProvision, HotSegment,
-            HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script, Statements,
-            TOKEN_HEADER, Token,
+            CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted, HotProvision,
+            HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
+            Statements, TOKEN_HEADER, Token,
         },
+        optimize::{HotOptimize, HotOptimized},
+        ship::HotProvisioned,
         types::DEADLINE_HEADER,
+        work::WorkList,
     },
     segment::SegmentId,
+    trough::ROWS_CONTENT_TYPE,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -50,12 +54,15 @@ const PARSE_BYTES: usize = 64 << 10;
 pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>) -> Router<S> {
     Router::new()
         .route("/v1/hot", get(list))
+        .route("/v1/work", get(work))
         .route("/v1/hot/{id}", get(show).delete(remove))
         .route("/v1/hot/{id}/provision", post(provision))
         .route("/v1/hot/{id}/execute", post(execute))
         .route("/v1/hot/{id}/upload", post(upload))
         .route("/v1/hot/{id}/promoted", post(promoted))
+        .route("/v1/hot/{id}/optimize", post(optimize))
         .route("/v1/hot/{id}/release", post(release))
+        .route("/v1/hot/{id}/superseded", post(superseded))
         .route("/v1/hot/{id}/work", delete(stop))
         .with_state(hot)
 }
@@ -146,12 +153,20 @@ async fn list(State(hot): State<Arc<Hot>>) -> Json<HotList> {
     Json(HotList { segments: hot.list() })
 }
 
+async fn work(State(hot): State<Arc<Hot>>) -> Json<WorkList> {
+    Json(WorkList { work: hot.work(), silent: Vec::new() })
+}
+
 async fn show(State(hot): State<Arc<Hot>>, Path(id): Path<String>) -> Answer<HotStatus> {
     let segment = hot
         .find(parse_id(&id)?.as_str())
         .ok_or_else(|| ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of it on this worker"))?;
-    let work = segment.state.lock().work.clone();
-    Ok(Json(HotStatus { segment: segment.show(), work }))
+    let state = segment.state.lock();
+    let promoted = state.record.copy.as_ref().map_or(0, |copy| copy.promoted_change);
+    let (work, ship) =
+        (state.work.clone(), state.shipping.as_ref().map(|shipping| shipping.status(promoted)));
+    drop(state);
+    Ok(Json(HotStatus { segment: segment.show(), work, ship }))
 }
 
 async fn provision(
@@ -159,7 +174,7 @@ async fn provision(
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<HotSegment> {
+) -> Answer<HotProvisioned> {
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: HotProvision = json(body, None).await?;
     hot.provision(id, token, asked).await.map(Json)
@@ -174,6 +189,17 @@ async fn upload(
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: HotUpload = json(body, None).await?;
     hot.upload(&id, token, &asked).await.map(Json)
+}
+
+async fn optimize(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<HotOptimized> {
+    let (id, token) = (parse_id(&id)?, token(&headers)?);
+    let asked: HotOptimize = json(body, None).await?;
+    hot.optimize(&id, token, &asked).await.map(Json)
 }
 
 async fn promoted(
@@ -199,6 +225,14 @@ async fn release(
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let asked: ReleaseRequest = json(body, Some(ReleaseRequest::default())).await?;
     hot.release(&id, token, asked.force).await.map(Json)
+}
+
+async fn superseded(
+    State(hot): State<Arc<Hot>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer<HotAside> {
+    hot.superseded(&parse_id(&id)?, token(&headers)?).await.map(Json)
 }
 
 async fn remove(
@@ -245,10 +279,11 @@ struct Either {
     timeout_ms: Option<u64>,
 }
 
-fn parse_execute(bytes: &[u8]) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
+fn parse_execute(bytes: &[u8], is_trough: bool) -> Result<(ExecuteRequest, Option<u64>, u128), ApiError> {
     let Either { sql, statements, timeout_ms } =
         serde_json::from_slice(bytes).map_err(|error| bad(format!("the body: {error}")))?;
     let request = match (sql, statements) {
+        (Some(sql), None) if is_trough => ExecuteRequest::Trough(sql),
         (Some(sql), None) => ExecuteRequest::Script(Script { sql, timeout_ms }),
         (None, Some(statements)) => ExecuteRequest::Statements(Statements { statements, timeout_ms }),
         _ => return Err(bad("the body has either sql or statements")),
@@ -277,10 +312,11 @@ async fn execute(
     let patience = left.map_or(longest, Duration::from_millis).min(longest);
     let bytes = read(body, EXECUTE_BYTES_MAX, arrived + patience).await?;
     let size = bytes.len();
+    let is_trough = header(&headers, ACCEPT.as_str())? == Some(ROWS_CONTENT_TYPE);
     let (request, timeout_ms, digest) = if size > PARSE_BYTES {
-        super::blocking(move || parse_execute(&bytes)).await?
+        super::blocking(move || parse_execute(&bytes, is_trough)).await?
     } else {
-        parse_execute(&bytes)?
+        parse_execute(&bytes, is_trough)?
     };
     let deadline = arrived + timeout_ms.map_or(patience, |ms| Duration::from_millis(ms).min(patience));
     let key = key.map(|text| Key { text: text.to_owned(), digest });

@@ -1,13 +1,19 @@
 //! Changing which file a segment is: a finished part in its place, its writes kept aside, nothing. The
 //! caller has the segment's turn.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{io, sync::Arc, time::SystemTime};
 
-use springhouse_gateway::api::error::ApiError;
+use springhouse_gateway::{
+    api::{
+        error::{ApiError, ErrorCode},
+        hot::{HotAside, Token},
+    },
+    segment::SegmentId,
+};
 
 use super::{
     Hot, blocking, of_disk,
-    record::CopyRecord,
+    record::{CopyRecord, Kept, Record},
     segment::{OpenCopy, Segment},
 };
 use crate::failpoint;
@@ -19,6 +25,7 @@ impl Hot {
         segment: &Arc<Segment>,
         copy: CopyRecord,
     ) -> Result<(), ApiError> {
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
@@ -41,6 +48,7 @@ impl Hot {
                 // Nobody may open the new file under the old one's name, or the other way round.
                 let mut state = segment.state.lock();
                 data.put_in_place(id).map_err(of_disk)?;
+                data.put_keys_in_place(id).map_err(of_disk)?;
                 let plain = copy.checksum.is_some();
                 let before = std::mem::replace(&mut state.size, copy.size);
                 hot.room.change(before, copy.size);
@@ -68,40 +76,85 @@ impl Hot {
     /// Moves the copy, with writes that nobody promoted, to where nothing is ever deleted.
     pub(super) async fn keep_aside(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
         segment.state.lock().open = None;
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
-            let (token, change, promoted) = {
-                let state = segment.state.lock();
-                let copy = state.record.copy.as_ref();
-                let token = copy.and_then(|copy| copy.token).unwrap_or(state.record.fence);
-                (token, state.change(), copy.map_or(0, |copy| copy.promoted_change))
-            };
-            let name = hot.data.kept_name(&segment.id, token, SystemTime::now());
-            let keeping = name.clone();
-            segment.change_record(&hot.data, |record| record.keeping = Some(keeping)).map_err(of_disk)?;
-            failpoint::hit("keep.before_rename");
-            hot.data.move_to_kept(&segment.id, &name).map_err(of_disk)?;
-            failpoint::hit("keep.after_rename");
-            segment
-                .change_record(&hot.data, |record| (record.copy, record.keeping) = (None, None))
-                .map_err(of_disk)?;
-            let _ = super::data::remove(&hot.data.keys(&segment.id)); // the next copy begins its own
-            tracing::warn!(segment = %segment.id, kept = name, token, change, promoted, "unpromoted writes are kept aside");
-            hot.metrics.kept.inc();
+            hot.move_aside(&segment).map_err(of_disk)?;
             hot.forget_copy(&segment);
             Ok(())
         })
         .await
     }
 
+    /// The part of [`Hot::keep_aside`] that a crash may cut short; the next start ends it. Nothing is open.
+    pub(super) fn move_aside(&self, segment: &Segment) -> io::Result<()> {
+        let (token, change, promoted) = {
+            let state = segment.state.lock();
+            let copy = state.record.copy.as_ref();
+            // A release takes the token out first, and keeps aside then.
+            let token = copy.and_then(|copy| copy.token).unwrap_or(state.record.fence);
+            (token, state.change(), copy.map_or(0, |copy| copy.promoted_change))
+        };
+        let file = self.data.kept_name(&segment.id, token, SystemTime::now());
+        let keeping = Kept { file, token, transactions: change.saturating_sub(promoted) };
+        let begun = keeping.clone();
+        segment.change_record(&self.data, |record| record.keeping = Some(begun))?;
+        failpoint::hit("keep.before_rename");
+        self.data.move_to_kept(&segment.id, &keeping.file)?;
+        failpoint::hit("keep.after_rename");
+        segment.change_record(&self.data, Record::end_keeping)?;
+        let _ = super::data::remove(&self.data.keys(&segment.id)); // the next copy begins its own
+        let Kept { file, transactions, .. } = keeping;
+        tracing::warn!(segment = %segment.id, kept = file, token, transactions, "unpromoted writes are kept aside");
+        self.metrics.kept.inc();
+        Ok(())
+    }
+
+    /// The write lock under `token` is over: closes for writing, and keeps aside what was not promoted; under
+    /// which name. Repeating it is harmless; what is here under another token is not touched.
+    pub(super) async fn superseded(
+        self: &Arc<Self>,
+        id: &SegmentId,
+        token: Token,
+    ) -> Result<HotAside, ApiError> {
+        let Some(segment) = self.find(id.as_str()) else { return Ok(HotAside::default()) };
+        if segment.state.lock().was_written_under(token) {
+            // An upload that nobody will take.
+            segment.state.lock().stop_work();
+        }
+        // Whoever asked may go away in the middle.
+        let hot = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _turn = segment.turn.lock().await;
+            if segment.state.lock().was_written_under(token) {
+                tracing::warn!(segment = %segment.id, token, "a newer generation in the store ended the write lock");
+                hot.end_writing(&segment, true).await?;
+            }
+            let state = segment.state.lock();
+            let kept = state.record.kept.iter().rfind(|kept| kept.token == token);
+            Ok(HotAside {
+                known: state.record.fence >= token,
+                kept: kept.map(|kept| kept.file.clone()),
+                transactions: kept.map_or(0, |kept| kept.transactions),
+            })
+        });
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ApiError::new(ErrorCode::Internal, "it ended by a defect; the log has more")),
+        }
+    }
+
     /// Removes the copy, of which the store has everything.
     pub(super) async fn drop_copy(self: &Arc<Self>, segment: &Arc<Segment>) -> Result<(), ApiError> {
         segment.state.lock().open = None;
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
+            failpoint::hit("drop.before_remove");
             hot.data.remove_segment(&segment.id).map_err(of_disk)?;
+            failpoint::hit("drop.after_remove");
             hot.data.remove_part(&segment.id).map_err(of_disk)?;
             let fence = segment.state.lock().record.fence;
             if fence == 0 {

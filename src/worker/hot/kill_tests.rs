@@ -106,6 +106,7 @@ async fn child() {
     bench.insert(2, 3).await;
     bench.promote(2).await;
     bench.insert(2, 4).await;
+    bench.good("release", 2, json!({"force": true})).await;
 }
 
 fn killed_at(dir: &Path, point: &str) -> Vec<i64> {
@@ -148,10 +149,14 @@ async fn nothing_acknowledged_is_lost() {
         "copy.after_rename=2",
         "keep.before_rename=1",
         "keep.after_rename=1",
+        "keep.before_rename=2",
+        "keep.after_rename=2",
+        "release.after_record=1",
         "promote.after_copy=1",
         "promote.chunk=1",
         "promote.after_upload=1",
         "promote.before_record=1",
+        "promote.after_record=1",
         "promote.after_upload=2",
         "promote.before_record=2",
         "write.after_commit=2",

@@ -8,6 +8,7 @@ use super::{
     Hot,
     record::{CopyRecord, Record},
     segment::{OpenCopy, Segment},
+    ship::{Basis, Shipping},
     tend::now_ms,
 };
 use crate::query::write::last_change;
@@ -37,6 +38,7 @@ impl Hot {
         let copy = segment.state.lock().record.copy.clone();
         if let Some(copy) = copy {
             self.offer(&segment, &copy);
+            self.find_shipping(&segment, &copy);
         }
         let worthless = {
             let state = segment.state.lock();
@@ -60,16 +62,17 @@ impl Hot {
     fn clear_up(&self, segment: &Segment) -> io::Result<()> {
         let id = &segment.id;
         let (record, path) = (segment.state.lock().record.clone(), self.data.segment(id));
-        if let Some(name) = &record.keeping {
-            self.data.move_to_kept(id, name)?;
-            segment.change_record(&self.data, |record| (record.copy, record.keeping) = (None, None))?;
+        if let Some(keeping) = &record.keeping {
+            self.data.move_to_kept(id, &keeping.file)?;
+            segment.change_record(&self.data, Record::end_keeping)?;
         }
         if let Some(incoming) = &record.incoming {
             if self.data.part(id).try_exists()? {
                 self.data.make_way(id)?;
                 self.data.put_in_place(id)?;
-                self.data.sync(id)?;
             }
+            self.data.put_keys_in_place(id)?;
+            self.data.sync(id)?;
             let copy = path.try_exists()?.then(|| incoming.clone());
             segment.change_record(&self.data, |record| (record.copy, record.incoming) = (copy, None))?;
         }
@@ -110,9 +113,20 @@ impl Hot {
         }
         match last_change(&path, copy.change, &self.write.limits) {
             Ok(change) => {
+                segment.state.lock().open = Some(OpenCopy::new(change));
+                if copy.token.is_none() && change > copy.promoted_change {
+                    // The lock was given up, and the last process ended before it kept the writes aside. As
+                    // they are they belong to no generation, and nobody may read them.
+                    let kept = self.move_aside(segment);
+                    let mut state = segment.state.lock();
+                    state.open = None;
+                    if let Err(error) = kept {
+                        state.refused = Some(format!("the worker's disk: {error}"));
+                    }
+                    return;
+                }
                 self.written.lock().insert(segment.id.as_str().to_owned());
                 let mut state = segment.state.lock();
-                state.open = Some(OpenCopy::new(change));
                 state.verified = true; // it has no checksum: it was written to
                 if change > copy.promoted_change {
                     state.unpromoted_since_ms = Some(now_ms());
@@ -123,6 +137,19 @@ impl Hot {
                 segment.state.lock().refused =
                     Some(format!("its writes cannot be opened: {}", error.message));
             }
+        }
+    }
+
+    /// What was written under a lock that ships goes on being shipped. Which pages changed since the last
+    /// file nobody knows any more, unless that file turns out to be the last word.
+    fn find_shipping(&self, segment: &Segment, copy: &CopyRecord) {
+        let mut state = segment.state.lock();
+        if let (Some(ship), Some(token), true) = (state.record.ship, copy.token, state.open.is_some()) {
+            let shipping = Shipping::of(ship, token, Basis::All, 0);
+            if state.is_unpromoted() {
+                shipping.unshipped.mark();
+            }
+            state.shipping = Some(Arc::new(shipping));
         }
     }
 

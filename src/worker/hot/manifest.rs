@@ -84,6 +84,7 @@ pub(super) fn gone(id: &str) -> HotSegment {
         token: None,
         change: 0,
         promoted_change: 0,
+        shipped_change: None,
     }
 }
 

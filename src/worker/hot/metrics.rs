@@ -1,7 +1,7 @@
 //! Figures of the hot tier.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use springhouse_gateway::api::hot::CopyState;
 
@@ -24,6 +24,11 @@ pub(super) struct Metrics {
     pub(super) upload_seconds: Histogram,
     pub(super) damaged: IntCounter,
     pub(super) kept: IntCounter,
+    shipped_segments: IntGauge,
+    unshipped_age: Gauge,
+    pub(super) shipped_files: IntCounter,
+    pub(super) shipped_bytes: IntCounter,
+    pub(super) ship_failures: IntCounter,
 }
 
 impl Metrics {
@@ -50,6 +55,12 @@ impl Metrics {
             .buckets(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0]),
         )?;
         registry.register(Box::new(upload_seconds.clone()))?;
+        let unshipped_age = Gauge::new(
+            "springhouse_hot_unshipped_age_seconds",
+            "Of segments that are shipped: age of the oldest acknowledged transaction that is on this disk \
+             alone. What the loss of this worker would take now.",
+        )?;
+        registry.register(Box::new(unshipped_age.clone()))?;
         Ok(Self {
             copies,
             stored: gauge("springhouse_hot_stored_bytes", "Bytes of copies, here or on their way.")?,
@@ -73,6 +84,14 @@ impl Metrics {
             uploads: by("springhouse_hot_uploads_total", "Uploads for promotion by outcome.", "outcome")?,
             upload_seconds,
             damaged: counter("springhouse_hot_damaged_total", "Copies taken out: their bytes had changed.")?,
+            shipped_segments: gauge(
+                "springhouse_hot_ship_segments",
+                "Segments whose writes are shipped to the store before they are promoted.",
+            )?,
+            unshipped_age,
+            shipped_files: counter("springhouse_hot_shipped_files_total", "Files of shipped writes.")?,
+            shipped_bytes: counter("springhouse_hot_shipped_bytes_total", "Bytes of them.")?,
+            ship_failures: counter("springhouse_hot_ship_failures_total", "Attempts to ship that failed.")?,
             kept: counter("springhouse_hot_kept_total", "Files of unpromoted writes kept aside.")?,
         })
     }
@@ -85,6 +104,7 @@ impl Hot {
         let mut states = [0_i64; 5];
         let (mut locked, mut unpromoted, mut changes) = (0, 0, 0_u64);
         let mut oldest: Option<u64> = None;
+        let (mut shipped, mut unshipped) = (0, 0.0_f64);
         for segment in self.segments.read().values() {
             let shown = segment.show();
             let at = match shown.state {
@@ -97,6 +117,10 @@ impl Hot {
             };
             states[at] += 1;
             locked += i64::from(shown.token.is_some());
+            if let Some(shipping) = segment.state.lock().shipping.clone() {
+                shipped += 1;
+                unshipped = unshipped.max(shipping.age().map_or(0.0, |age| age.as_secs_f64()));
+            }
             let ahead = shown.change.saturating_sub(shown.promoted_change);
             unpromoted += i64::from(ahead > 0);
             changes += ahead;
@@ -113,6 +137,8 @@ impl Hot {
         gauge(&metrics.stored, self.room.stored());
         gauge(&metrics.quota, self.room.quota());
         metrics.locked.set(locked);
+        metrics.shipped_segments.set(shipped);
+        metrics.unshipped_age.set(unshipped);
         metrics.unpromoted.set(unpromoted);
         gauge(&metrics.unpromoted_changes, changes);
         gauge(

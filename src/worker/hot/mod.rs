@@ -26,6 +26,7 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{HotReport, HotSegment, Token},
+        work::Work,
     },
     segment::SegmentId,
 };
@@ -41,6 +42,7 @@ mod kill_tests;
 mod load;
 mod manifest;
 mod metrics;
+mod optimize;
 mod pace;
 mod part;
 mod promote;
@@ -49,19 +51,25 @@ mod record;
 mod room;
 mod segment;
 mod settings;
+mod ship;
+mod speed;
 mod tend;
 #[cfg(test)]
 mod tests;
 
 pub use self::settings::HotSettings;
 use self::{
-    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, tend::Queue,
+    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, speed::Speed,
+    tend::Queue,
 };
 pub(super) use self::{files::Files, tend::Loops};
 use crate::query::{
     Engine, QuerySettings,
-    write::{Execute, WriteMetrics, WriteSettings, Writer},
+    write::{Execute, WriteMetrics, WriteSettings, Writer, WrittenFiles},
 };
+
+/// Files that are shipped at once: more would take the store's time from each other.
+const SHIPS_MAX: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -76,7 +84,10 @@ pub(super) struct Hot {
     changed: Notify,
     room: Rooms,
     copies: Semaphore,
+    /// Files shipped at once.
+    ships: Semaphore,
     pace: Pace,
+    speed: Speed,
     queue: Queue,
     write: WriteSettings,
     write_metrics: WriteMetrics,
@@ -109,7 +120,9 @@ impl Hot {
             changed: Notify::new(),
             room,
             copies: Semaphore::new(settings.copy_parallelism.max(1)),
+            ships: Semaphore::new(SHIPS_MAX),
             pace: Pace::new(settings.copy_bandwidth),
+            speed: Speed::default(),
             queue: Queue::default(),
             write: WriteSettings::new(limits),
             write_metrics: WriteMetrics::new(registry).map_err(other)?,
@@ -164,6 +177,8 @@ impl Hot {
             stored_bytes: self.room.stored(),
             full: self.room.is_full(),
             manifest_version: self.entries.lock().version(),
+            zone: self.settings.zone.clone(),
+            copy_bytes_per_s: self.speed.bytes_per_s(),
         }
     }
 
@@ -216,16 +231,18 @@ impl Hot {
             // It ended by itself: its file is still open until it says so.
             old.close().await;
         }
-        let (base, changes) = {
+        let (base, changes, unshipped) = {
             let state = segment.state.lock();
             let copy = state.record.copy.as_ref().ok_or_else(not_provisioned)?;
             let open = state.open.as_ref().ok_or_else(not_provisioned)?;
-            (copy.change, Arc::clone(&open.changes))
+            let unshipped = state.shipping.as_ref().map(|shipping| Arc::clone(&shipping.unshipped));
+            (copy.change, Arc::clone(&open.changes), unshipped)
         };
-        let (database, keys) = (self.data.segment(&segment.id), self.data.keys(&segment.id));
+        let files =
+            WrittenFiles { database: self.data.segment(&segment.id), keys: self.data.keys(&segment.id) };
         let (settings, metrics) = (self.write.clone(), self.write_metrics.clone());
         let opened =
-            blocking(move || Writer::open(database, keys, token, base, changes, settings, metrics)).await?;
+            blocking(move || Writer::open(files, token, base, changes, unshipped, settings, metrics)).await?;
         let writer = Arc::new(opened);
         segment.state.lock().writer = Some(Arc::clone(&writer));
         Ok(writer)
@@ -249,16 +266,18 @@ impl Hot {
     }
 
     /// Finishes writes, closes databases. Nothing may be asked of it afterwards.
-    pub(super) async fn shutdown(&self, loops: Option<Loops>) {
+    pub(super) async fn shutdown(self: &Arc<Self>, loops: Option<Loops>) {
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        self.ship_the_rest(&segments).await;
         self.stopping.store(true, Relaxed);
         self.queue.close();
-        let segments: Vec<_> = self.segments.read().values().cloned().collect();
         for segment in &segments {
             segment.state.lock().stop_work();
         }
         if let Some(loops) = loops {
             loops.end().await;
         }
+        futures::future::join_all(segments.iter().map(|segment| self.end_shipping(segment))).await;
         let writing = segments.iter().filter(|segment| segment.state.lock().writer.is_some());
         futures::future::join_all(writing.map(|segment| self.close_writer(segment))).await;
     }
@@ -276,6 +295,24 @@ impl Hot {
         list.retain(|segment| segment.state != springhouse_gateway::api::hot::CopyState::Gone);
         list.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         list
+    }
+}
+
+impl Hot {
+    /// What is under way, by segment.
+    fn work(&self) -> Vec<Work> {
+        let of = |segment: &Arc<Segment>| {
+            let state = segment.state.lock();
+            let (what, done, total) = match (&state.work, &state.fetching) {
+                (Some(work), _) => (work.what.clone(), work.done, work.total),
+                (None, Some(progress)) => ("fetching".to_owned(), progress.fetched, progress.size),
+                (None, None) => return None,
+            };
+            Some(Work { segment: segment.id.to_string(), worker: String::new(), what, done, total })
+        };
+        let mut work: Vec<Work> = self.segments.read().values().filter_map(of).collect();
+        work.sort_unstable_by(|a, b| a.segment.cmp(&b.segment));
+        work
     }
 }
 

@@ -57,9 +57,14 @@ fn prepare(
 ) -> Result<(Copied, Checked), ApiError> {
     let scratch = Scratch(target.with_extension("copy"));
     let copied = write::copy(database, &scratch.0, base, field, stop, limits)?;
+    Ok((copied, lay_out(&scratch.0, target, stop)?))
+}
+
+/// Lays the closed database `copy` out anew as `target`, checked.
+pub(super) fn lay_out(copy: &Path, target: &Path, stop: &Arc<AtomicBool>) -> Result<Checked, ApiError> {
     let _ = std::fs::remove_file(target);
     let watch = Arc::new(Watch::stopped_by(Arc::clone(stop)));
-    let laid = relayout::relayout_checked(&scratch.0, target, &watch).map_err(|error| {
+    let laid = relayout::relayout_checked(copy, target, &watch).map_err(|error| {
         let code = match &error {
             error if error.is_disk_full() => ErrorCode::NoRoom,
             RelayoutError::Damaged(_) | RelayoutError::Copy(CopyError::Damaged(_)) => {
@@ -70,11 +75,11 @@ fn prepare(
         ApiError::new(code, format!("laying the copy out anew: {error}"))
     })?;
     tracing::debug!(report = ?laid.report, "laid out anew");
-    Ok((copied, laid))
+    Ok(laid)
 }
 
 /// Removes the local copy however the upload ends, and takes the progress away.
-struct Under<'a> {
+pub(super) struct Under<'a> {
     hot: &'a Hot,
     segment: &'a Segment,
     file: PathBuf,
@@ -100,8 +105,18 @@ impl Drop for Under<'_> {
     }
 }
 
-impl Under<'_> {
-    fn at(&self, what: &str, done: u64, total: u64) {
+impl<'a> Under<'a> {
+    /// Of work on `segment` that `stop` ends.
+    pub(super) fn new(hot: &'a Hot, segment: &'a Segment, stop: Arc<AtomicBool>) -> Self {
+        Self { hot, segment, file: hot.data.outgoing(&segment.id), stop }
+    }
+
+    /// What is to be uploaded.
+    pub(super) fn file(&self) -> PathBuf {
+        self.file.clone()
+    }
+
+    pub(super) fn at(&self, what: &str, done: u64, total: u64) {
         self.segment.state.lock().work = Some(HotWork { what: what.into(), done, total });
     }
 
@@ -147,8 +162,7 @@ impl Hot {
             let temporary = check_temporary(&asked.temporary, &state.record.path, token)?;
             (temporary, copy.change, Marker(copy.field.unwrap_or(0)), Arc::clone(&state.stop))
         };
-        let under =
-            Under { hot: self, segment, file: self.data.outgoing(&segment.id), stop: Arc::clone(&stop) };
+        let under = Under::new(self, segment, Arc::clone(&stop));
         // A copy, and one that is laid out anew beside it.
         let size = segment.state.lock().size;
         let room = self
@@ -165,20 +179,39 @@ impl Hot {
             }
             copied => copied?,
         };
-        failpoint::hit("promote.after_copy");
-        self.send(&under, &temporary, size).await?;
-        failpoint::hit("promote.after_upload");
-        let there = self.read_back(&under, &temporary).await?;
-        if there != (size, checksum.clone()) {
-            return Err(ApiError::new(
-                ErrorCode::StoreUnavailable,
-                format!("the store gives other bytes back than were uploaded to {temporary}"),
-            ));
-        }
+        failpoint::pass("promote.after_copy").await;
+        self.send_checked(&under, &temporary, size, &checksum).await?;
         drop(room);
         // A higher token may have come meanwhile: then nobody may take this for a promotion.
-        segment.state.lock().check_token(token)?;
+        let (shipping, unpromoted) = {
+            let state = segment.state.lock();
+            state.check_token(token)?;
+            (state.shipping.clone(), state.change() > copied.change)
+        };
+        if let Some(shipping) = shipping {
+            shipping.generation_goes(unpromoted).await;
+        }
         Ok(HotUploaded { size, checksum, change: copied.change })
+    }
+
+    /// Uploads the file of `under` and reads it back.
+    pub(super) async fn send_checked(
+        &self,
+        under: &Under<'_>,
+        temporary: &StorePath,
+        size: u64,
+        checksum: &str,
+    ) -> Result<(), ApiError> {
+        self.send(under, temporary, size).await?;
+        failpoint::pass("promote.after_upload").await;
+        let there = self.read_back(under, temporary).await?;
+        if there == (size, checksum.to_owned()) {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::StoreUnavailable,
+            format!("the store gives other bytes back than were uploaded to {temporary}"),
+        ))
     }
 
     async fn send(&self, under: &Under<'_>, temporary: &StorePath, size: u64) -> Result<(), ApiError> {
@@ -199,7 +232,7 @@ impl Hot {
             let Some(chunk) = next else { break };
             sent += chunk.len() as u64;
             writer.write(Bytes::from(chunk)).await.map_err(of_store)?;
-            failpoint::hit("promote.chunk");
+            failpoint::pass("promote.chunk").await;
         }
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)
@@ -241,7 +274,7 @@ impl Hot {
                 return Err(ApiError::new(ErrorCode::BadRequest, message));
             }
         }
-        failpoint::hit("promote.before_record");
+        failpoint::pass("promote.before_record").await;
         self.record(&segment, move |record| {
             if let Some(copy) = &mut record.copy
                 && asked.change >= copy.promoted_change
@@ -252,10 +285,14 @@ impl Hot {
             }
         })
         .await?;
+        failpoint::pass("promote.after_record").await;
         {
             let mut state = segment.state.lock();
             // What came after the copy was made is younger than the copy: its age counts from now.
             state.unpromoted_since_ms = state.is_unpromoted().then(super::tend::now_ms);
+            if let Some(shipping) = &state.shipping {
+                shipping.promoted(asked.change);
+            }
         }
         self.publish(&segment);
         Ok(segment.show())
@@ -263,7 +300,7 @@ impl Hot {
 }
 
 /// The temporary name, if it is one of this segment and token.
-fn check_temporary(given: &str, path: &str, token: Token) -> Result<StorePath, ApiError> {
+pub(super) fn check_temporary(given: &str, path: &str, token: Token) -> Result<StorePath, ApiError> {
     let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
     let temporary = StorePath::parse(given).map_err(|error| bad(error.message().to_owned()))?;
     let expected = format!("{path}._COPYING_.{token}");

@@ -7,6 +7,7 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{HotProvision, HotSegment, Token},
+        ship::{HotProvisioned, HotRecovered, Ship},
     },
     segment::SegmentId,
 };
@@ -17,6 +18,7 @@ use super::{
     of_disk,
     record::CopyRecord,
     segment::Segment,
+    ship::{Basis, Shipping, made_ready},
 };
 use crate::{
     failpoint,
@@ -30,7 +32,7 @@ impl Hot {
         id: SegmentId,
         token: Token,
         asked: HotProvision,
-    ) -> Result<HotSegment, ApiError> {
+    ) -> Result<HotProvisioned, ApiError> {
         let path = StorePath::parse(&asked.path)
             .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.message()))?;
         if SegmentId::from_file_name(path.name()).as_ref() != Some(&id) {
@@ -64,7 +66,7 @@ impl Hot {
         token: Token,
         path: &str,
         asked: &HotProvision,
-    ) -> Result<HotSegment, ApiError> {
+    ) -> Result<HotProvisioned, ApiError> {
         let _turn = segment.turn.lock().await;
         let (fence, copy) = {
             let state = segment.state.lock();
@@ -80,7 +82,8 @@ impl Hot {
             return Err(fenced(token, fence));
         }
         if copy.as_ref().is_some_and(|copy| copy.token == Some(token)) {
-            return Ok(segment.show());
+            self.ship_as_asked(segment, token, asked.ship).await?;
+            return Ok(HotProvisioned { segment: segment.show(), recovered: None });
         }
         // First of all nobody with a lower token may change anything any more, whatever happens now.
         self.record(segment, {
@@ -88,16 +91,82 @@ impl Hot {
             move |record| (record.fence, record.path) = (token, path)
         })
         .await?;
-        failpoint::hit("provision.after_fence");
+        failpoint::pass("provision.after_fence").await;
+        self.end_shipping(segment).await;
         self.close_writer(segment).await;
-        if copy.as_ref().is_none_or(|copy| copy.generation != asked.generation) {
+        let (recovered, basis) = self.bring(segment, path, token, copy, asked).await?;
+        failpoint::pass("provision.after_copy").await;
+        let shown = self.make_writable(segment, token, asked.ship).await?;
+        let shipping = asked.ship.map(|ship| Shipping::of(ship, token, basis, shown.change));
+        self.begin_shipping(segment, shipping).await;
+        failpoint::pass("provision.after_record").await;
+        tracing::info!(segment = %segment.id, token, generation = shown.generation, ?recovered, "writable here");
+        Ok(HotProvisioned { segment: shown, recovered })
+    }
+
+    /// Sees to it that what is here is what is asked for: what former holders shipped, the generation in the
+    /// store, or a new segment. Also says what it differs from that is in the store.
+    async fn bring(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        path: &str,
+        token: Token,
+        copy: Option<CopyRecord>,
+        asked: &HotProvision,
+    ) -> Result<(Option<HotRecovered>, Basis), ApiError> {
+        let mut recovered = None;
+        // Of another lock than the one that is taken over: the holders in between did not build upon it.
+        let mut strange = false;
+        if let Some(recover) = asked.recover {
+            if copy.as_ref().is_some_and(|copy| copy.token == Some(recover.token)) {
+                let change = segment.state.lock().change();
+                let own = HotRecovered { token: recover.token, change, files: 0, unused: None };
+                return Ok((Some(own), Basis::All));
+            }
+            let found = self.replay(segment, path, token, asked.generation.as_deref(), recover).await?;
+            if let (Some(replayed), _) = found {
+                if segment.state.lock().is_unpromoted() {
+                    self.keep_aside(segment).await?;
+                }
+                self.install(segment, replayed.copy).await?;
+                return Ok((Some(replayed.recovered), replayed.basis));
+            }
+            recovered = found.1.map(|unused| HotRecovered {
+                token: recover.token,
+                change: recover.promoted_change,
+                files: 0,
+                unused: Some(unused),
+            });
+            strange = segment.state.lock().is_unpromoted();
+        }
+        if strange || copy.as_ref().is_none_or(|copy| copy.generation != asked.generation) {
             self.replace_for(segment, path, asked).await?;
         }
-        failpoint::hit("provision.after_copy");
-        let shown = self.make_writable(segment, token).await?;
-        failpoint::hit("provision.after_record");
-        tracing::info!(segment = %segment.id, token, generation = shown.generation, "writable here");
-        Ok(shown)
+        let state = segment.state.lock();
+        let plain = state.record.copy.as_ref().filter(|copy| !copy.written);
+        let basis = match plain.and_then(|copy| copy.generation.clone()) {
+            Some(generation) => Basis::Generation(generation, made_ready()),
+            None => Basis::All,
+        };
+        Ok((recovered, basis))
+    }
+
+    /// The lock is held here already: only how it is shipped may be another.
+    async fn ship_as_asked(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        token: Token,
+        ship: Option<Ship>,
+    ) -> Result<(), ApiError> {
+        let now = segment.state.lock().shipping.as_ref().map(|shipping| shipping.ship);
+        if now == ship {
+            return Ok(());
+        }
+        self.record(segment, move |record| record.ship = ship).await?;
+        let change = segment.state.lock().change();
+        let shipping = ship.map(|ship| Shipping::of(ship, token, Basis::All, change));
+        self.begin_shipping(segment, shipping).await;
+        Ok(())
     }
 
     /// Brings the generation that is asked for, or a new segment, in the place of whatever is here.
@@ -159,6 +228,7 @@ impl Hot {
         self: &Arc<Self>,
         segment: &Arc<Segment>,
         token: Token,
+        ship: Option<Ship>,
     ) -> Result<HotSegment, ApiError> {
         let (hot, own) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || {
@@ -182,6 +252,7 @@ impl Hot {
             }
             hot.written.lock().insert(own.id.as_str().to_owned());
             own.change_record(&hot.data, |record| {
+                record.ship = ship;
                 if let Some(copy) = &mut record.copy {
                     (copy.token, copy.change) = (Some(token), copy.change.max(change));
                     copy.written = true;
@@ -206,7 +277,7 @@ impl Hot {
         let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
         let _turn = segment.turn.lock().await;
         segment.state.lock().check_token(token)?;
-        self.give_up(&segment, force).await?;
+        self.end_writing(&segment, force).await?;
         Ok(segment.show())
     }
 
@@ -219,11 +290,15 @@ impl Hot {
         if own != Some(token) {
             return Err(super::not_provisioned());
         }
-        self.give_up(&segment, true).await
+        self.end_writing(&segment, true).await
     }
 
-    /// Ends writing. The caller has the segment's turn.
-    async fn give_up(self: &Arc<Self>, segment: &Arc<Segment>, force: bool) -> Result<(), ApiError> {
+    /// [`Hot::release`] under the segment's turn, whatever the token.
+    pub(super) async fn end_writing(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        force: bool,
+    ) -> Result<(), ApiError> {
         // Nothing more may come while it is decided; if it stays, the next write opens it again.
         let closed = self.hold_writer_closed(segment).await;
         let (unpromoted, generation, change) = {
@@ -244,7 +319,9 @@ impl Hot {
             }
         })
         .await?;
+        failpoint::pass("release.after_record").await;
         drop(closed);
+        self.end_shipping(segment).await;
         if unpromoted {
             self.keep_aside(segment).await?;
         } else if generation.is_none() {

@@ -7,7 +7,7 @@
 use std::{fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-use springhouse_gateway::api::hot::Token;
+use springhouse_gateway::api::{hot::Token, ship::Ship};
 
 use super::data::replace;
 
@@ -28,10 +28,30 @@ pub(super) struct Record {
     /// A part that is about to take the copy's place, which is worth nothing from here on.
     #[serde(default)]
     pub(super) incoming: Option<CopyRecord>,
-    /// Under this name the copy is being kept aside.
+    /// The copy is being kept aside: the last process began to move it.
     #[serde(default)]
-    pub(super) keeping: Option<String>,
+    pub(super) keeping: Option<Kept>,
+    /// What was kept aside last, oldest first: the gateway asks under which names.
+    #[serde(default)]
+    pub(super) kept: Vec<Kept>,
+    /// How what is written is shipped, as long as the copy is writable.
+    #[serde(default)]
+    pub(super) ship: Option<Ship>,
 }
+
+/// Writes that nobody promoted, in a file of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Name in the directory for them.
+    pub(super) file: String,
+    /// Under which they were written.
+    pub(super) token: Token,
+    /// Transactions in it that were not promoted.
+    pub(super) transactions: u64,
+}
+
+/// So many names are remembered: one that nobody asked for by then is in the log.
+const KEPT_MAX: usize = 8;
 
 /// A copy as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +84,16 @@ pub(super) struct CopyRecord {
 impl Record {
     /// Of a segment that nothing is known of.
     pub(super) fn new(path: impl Into<String>) -> Self {
-        Self { version: VERSION, path: path.into(), fence: 0, copy: None, incoming: None, keeping: None }
+        Self {
+            version: VERSION,
+            path: path.into(),
+            fence: 0,
+            copy: None,
+            incoming: None,
+            keeping: None,
+            kept: Vec::new(),
+            ship: None,
+        }
     }
 
     /// The record at `path`, if there is one.
@@ -79,6 +108,14 @@ impl Record {
             return Err(io::Error::other(format!("of version {}, this one reads {VERSION}", record.version)));
         }
         Ok(Some(record))
+    }
+
+    /// What was to be kept aside is.
+    pub(super) fn end_keeping(&mut self) {
+        self.copy = None;
+        self.kept.extend(self.keeping.take());
+        let many = self.kept.len().saturating_sub(KEPT_MAX);
+        self.kept.drain(..many);
     }
 
     /// Durably in the place of what is there.

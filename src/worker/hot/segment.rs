@@ -20,7 +20,7 @@ use springhouse_gateway::{
 };
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{data::Data, files::not_here, record::Record};
+use super::{data::Data, files::not_here, record::Record, ship::Shipping};
 use crate::query::{
     Seen,
     write::{Changes, Writer},
@@ -47,6 +47,8 @@ pub(super) struct State {
     /// What queries read; `None`: nothing that may be read.
     pub(super) open: Option<OpenCopy>,
     pub(super) writer: Option<Arc<Writer>>,
+    /// What is written goes to the store as well.
+    pub(super) shipping: Option<Arc<Shipping>>,
     /// What the gateway wants here.
     pub(super) wanted: Option<AssignedSegment>,
     /// The gateway wants it gone.
@@ -90,6 +92,7 @@ impl Segment {
                 record,
                 open: None,
                 writer: None,
+                shipping: None,
                 wanted: None,
                 unwanted: false,
                 fetching: None,
@@ -170,10 +173,20 @@ impl State {
         }
     }
 
-    /// Whether there are writes that were not promoted.
+    /// Whether there are writes that were not promoted. Also where nobody can tell.
     pub(super) fn is_unpromoted(&self) -> bool {
         let Some(copy) = &self.record.copy else { return false };
-        self.change() > copy.promoted_change
+        let unreadable = copy.written && self.open.is_none() && self.refused.is_some();
+        unreadable || self.change() > copy.promoted_change
+    }
+
+    /// Whether what is here was written under `token`, also if a release of that was begun.
+    pub(super) fn was_written_under(&self, token: Token) -> bool {
+        match self.record.copy.as_ref().map(|copy| copy.token) {
+            Some(Some(own)) => own == token,
+            Some(None) => self.record.fence == token && self.is_unpromoted(),
+            None => false,
+        }
     }
 
     /// Stops what is being done with it; whoever begins something takes the new switch.
@@ -216,6 +229,7 @@ impl State {
             token: copy.and_then(|copy| copy.token),
             change: self.change(),
             promoted_change: copy.map_or(0, |copy| copy.promoted_change),
+            shipped_change: self.shipping.as_ref().and_then(|shipping| shipping.shipped_change()),
         }
     }
 

@@ -16,6 +16,8 @@ pub struct HotSettings {
     /// Bytes a second that all copies together may take; `None`: no bound. Nobody's wait for a segment
     /// that is to be written is slowed by it.
     pub copy_bandwidth: Option<u64>,
+    /// Rack, room or zone of this worker.
+    pub zone: Option<String>,
     /// The store, with its decorators.
     pub store: Arc<dyn Store>,
 }
@@ -23,7 +25,14 @@ pub struct HotSettings {
 impl HotSettings {
     /// The defaults, with local files in `data`.
     pub fn new(data: impl Into<PathBuf>, store: Arc<dyn Store>) -> Self {
-        Self { data: data.into(), quota_bytes: None, copy_parallelism: 2, copy_bandwidth: None, store }
+        Self {
+            data: data.into(),
+            quota_bytes: None,
+            copy_parallelism: 2,
+            copy_bandwidth: None,
+            zone: None,
+            store,
+        }
     }
 }
 
@@ -34,6 +43,7 @@ impl fmt::Debug for HotSettings {
             .field("quota_bytes", &self.quota_bytes)
             .field("copy_parallelism", &self.copy_parallelism)
             .field("copy_bandwidth", &self.copy_bandwidth)
+            .field("zone", &self.zone)
             .field("store", &self.store.url())
             .finish()
     }

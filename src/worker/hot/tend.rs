@@ -150,6 +150,12 @@ impl Loops {
                 }
             });
         }
+        for segment in hot.segments.read().values() {
+            let shipping = segment.state.lock().shipping.clone();
+            if let Some(shipping) = shipping {
+                hot.keep_shipping(segment, shipping);
+            }
+        }
         let (own, caller, asked) = (Arc::clone(hot), name.clone(), Arc::clone(&registrar));
         let seen = lease.clone();
         tasks.spawn(async move { own.keep_told(&caller, epoch, asked, seen).await });

@@ -30,6 +30,8 @@ use super::{
     HotSettings,
 };
 
+mod superseded;
+
 /// A gateway that grants, listens, and assigns what it is told to.
 #[derive(Debug, Default)]
 pub(super) struct Gateway {

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::hot::{SchemaInfo, Token},
+    api::{
+        hot::{SchemaInfo, Token},
+        ship::Ship,
+        tier_types::RaisedBy,
+    },
     segment::SegmentId,
     store::Generation,
 };
@@ -33,6 +37,46 @@ pub struct Lock {
     /// A promotion that the worker may not have heard of: generation, and last transaction in it.
     #[serde(default)]
     pub untold: Option<(Generation, u64)>,
+    /// Last transaction that is in `base`, as the holder counts.
+    #[serde(default)]
+    pub base_change: u64,
+    /// How the holder was asked to ship what is written.
+    #[serde(default)]
+    pub ship: Option<Ship>,
+    /// Token of the first of the locks that were taken over from each other without a release: what was
+    /// shipped under that or a later one belongs to this lock. 0: its own.
+    #[serde(default)]
+    pub ship_from: Token,
+}
+
+/// A write lock that ended because somebody else put another generation into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// Its holder, where what was not promoted is kept aside.
+    pub worker: String,
+    /// Its token.
+    pub token: Token,
+    /// When it ended, ms since 1970.
+    pub at_ms: i64,
+    /// Generation that its writes built upon; `None`: the store had none.
+    pub base: Option<Generation>,
+    /// Generation that took the segment's place.
+    pub generation: Generation,
+    /// What the holder did when it heard of it; `None`: it was not reached yet.
+    pub aside: Option<Aside>,
+    /// The segment was provisioned since.
+    pub over: bool,
+}
+
+/// What became of the writes that were not promoted when their lock ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// Whether the holder still knew of the lock; `false`: it has lost its data.
+    pub known: bool,
+    /// Name of the file in the holder's directory for them; `None`: there were none.
+    pub file: Option<String>,
+    /// Transactions in it that were never promoted.
+    pub transactions: u64,
 }
 
 /// A promotion under way.
@@ -78,11 +122,28 @@ pub struct Tombstone {
     pub generation: Option<Generation>,
 }
 
-/// A segment that shall have hot copies.
+/// A wish about the hot copies of a segment. Rows of before had only `copies`, and programs of before read
+/// only that: to them all wishes are somebody's, and 0 copies none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Raise {
-    /// How many, at least 1.
+    /// How many; 0: none, whatever heat and rules say.
     pub copies: u32,
+    /// Whose wish it is.
+    #[serde(default)]
+    pub by: RaisedBy,
+    /// Since when it is so, ms since 1970; 0: not known.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// Until when, ms since 1970; `None`: until somebody changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+}
+
+impl Raise {
+    /// Somebody's wish for `copies`, at `now_ms`.
+    pub fn by_hand(copies: u32, now_ms: i64) -> Self {
+        Self { copies, by: RaisedBy::Hand, since_ms: now_ms, until_ms: None }
+    }
 }
 
 /// Checksum of a generation that was promoted through this gateway.
@@ -94,11 +155,25 @@ pub struct Checksum {
     pub checksum: String,
 }
 
+/// Several workers say, after a registry was lost, that they may write a segment, with one and the same
+/// token. Nobody may until somebody takes over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The token.
+    pub token: Token,
+    /// Their names.
+    pub workers: BTreeSet<String>,
+}
+
 /// One change of the ledger.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// Write lock of a segment.
     Lock(SegmentId, Option<Lock>),
+    /// Workers that claim one segment.
+    Dispute(SegmentId, Option<Dispute>),
+    /// The last write lock of a segment that a newer generation ended.
+    Superseded(SegmentId, Option<Superseded>),
     /// Promotion of a segment.
     Intent(SegmentId, Option<Intent>),
     /// Deletion of a segment.

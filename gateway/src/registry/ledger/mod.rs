@@ -5,6 +5,7 @@
 //! can see it. Unlike the catalog it cannot be made again from the store: a damaged row is kept, named in
 //! the log, and the segment it is about cannot be written until somebody decides.
 
+pub mod adopt;
 mod entries;
 pub mod rows;
 #[cfg(test)]
@@ -12,9 +13,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-pub use self::entries::{Checksum, DEFAULT_SCHEMA, Entry, Intent, Lock, Raise, Tombstone, Uploaded};
+pub use self::entries::{
+    Aside, Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, Superseded, Tombstone, Uploaded,
+};
 use self::rows::{LedgerKey, name_of, read};
 use super::RowChange;
+pub use crate::api::tier_types::RaisedBy;
 use crate::{
     api::hot::{SchemaInfo, TOKEN_COUNTER_BITS, Token},
     segment::SegmentId,
@@ -35,6 +39,8 @@ pub struct Ledger {
     locks: BTreeMap<SegmentId, Lock>,
     /// Locks of each worker, counted.
     lock_counts: HashMap<String, u64>,
+    disputes: BTreeMap<SegmentId, Dispute>,
+    superseded: BTreeMap<SegmentId, Superseded>,
     intents: BTreeMap<SegmentId, Intent>,
     tombstones: HashMap<SegmentId, Tombstone>,
     raised: BTreeMap<SegmentId, Raise>,
@@ -66,8 +72,10 @@ impl Ledger {
         match &decoded {
             // Without the row nobody knows what the worker has to be spared: nothing new goes there.
             Some(LedgerKey::Drain(worker)) => drop(self.draining.insert(worker.clone())),
-            // Wishes and schemas: what they asked for is not done; nothing can be lost by that.
-            Some(LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..)) => {}
+            // Wishes, schemas, news: what they asked for or told is not; nothing can be lost by that.
+            Some(
+                LedgerKey::Raise(_) | LedgerKey::Pins(_) | LedgerKey::Schema(..) | LedgerKey::Superseded(_),
+            ) => {}
             Some(known) => match known.segment() {
                 Some(id) => self.damaged.entry(id.clone()).or_default().push(damage),
                 None => self.damaged_all.push(damage),
@@ -76,9 +84,11 @@ impl Ledger {
         }
     }
 
-    fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
+    pub(super) fn load_known(&mut self, known: &LedgerKey, key: &[u8], value: &[u8]) -> Result<(), String> {
         match known {
             LedgerKey::Lock(id) => self.put_lock(id.clone(), Some(read(key, value)?)),
+            LedgerKey::Dispute(id) => self.put_dispute(id.clone(), Some(read(key, value)?)),
+            LedgerKey::Superseded(id) => drop(self.superseded.insert(id.clone(), read(key, value)?)),
             LedgerKey::Intent(id) => drop(self.intents.insert(id.clone(), read(key, value)?)),
             LedgerKey::Tombstone(id) => drop(self.tombstones.insert(id.clone(), read(key, value)?)),
             LedgerKey::Raise(id) => drop(self.raised.insert(id.clone(), read(key, value)?)),
@@ -103,6 +113,8 @@ impl Ledger {
     pub(super) fn row(entry: &Entry) -> Result<RowChange, serde_json::Error> {
         match entry {
             Entry::Lock(id, value) => LedgerKey::Lock(id.clone()).row(value.as_ref()),
+            Entry::Dispute(id, value) => LedgerKey::Dispute(id.clone()).row(value.as_ref()),
+            Entry::Superseded(id, value) => LedgerKey::Superseded(id.clone()).row(value.as_ref()),
             Entry::Intent(id, value) => LedgerKey::Intent(id.clone()).row(value.as_ref()),
             Entry::Tombstone(id, value) => LedgerKey::Tombstone(id.clone()).row(value.as_ref()),
             Entry::Raise(id, value) => LedgerKey::Raise(id.clone()).row(value.as_ref()),
@@ -126,13 +138,20 @@ impl Ledger {
     /// The row that `entry` is about, as it is without it. `None`: it may stay as `entry` has it, or only the
     /// disk knows: it is damaged, and is never dropped without a word.
     pub(super) fn row_of_the_same(&self, entry: &Entry) -> Option<RowChange> {
+        let is_damaged = |id: &SegmentId| {
+            let damages = self.damaged.get(id).map(Vec::as_slice).unwrap_or_default();
+            // A dispute is no damage to any row.
+            damages.iter().any(|damage| damage.key != LedgerKey::Dispute(id.clone()).encode())
+        };
         if let Entry::Lock(id, _) | Entry::Intent(id, _) | Entry::Tombstone(id, _) = entry
-            && self.damaged.contains_key(id)
+            && is_damaged(id)
         {
             return None;
         }
         let now = match entry {
             Entry::Lock(id, _) => Entry::Lock(id.clone(), self.locks.get(id).cloned()),
+            Entry::Dispute(id, _) => Entry::Dispute(id.clone(), self.disputes.get(id).cloned()),
+            Entry::Superseded(id, _) => Entry::Superseded(id.clone(), self.superseded.get(id).cloned()),
             Entry::Intent(id, _) => Entry::Intent(id.clone(), self.intents.get(id).cloned()),
             Entry::Tombstone(id, _) => Entry::Tombstone(id.clone(), self.tombstones.get(id).cloned()),
             Entry::Raise(id, _) => Entry::Raise(id.clone(), self.raised.get(id).copied()),
@@ -154,6 +173,7 @@ impl Ledger {
     pub(super) fn apply(&mut self, entry: Entry) {
         if let Some(key) = match &entry {
             Entry::Lock(id, _) => Some(LedgerKey::Lock(id.clone())),
+            Entry::Dispute(id, _) => Some(LedgerKey::Dispute(id.clone())),
             Entry::Intent(id, _) => Some(LedgerKey::Intent(id.clone())),
             Entry::Tombstone(id, _) => Some(LedgerKey::Tombstone(id.clone())),
             _ => None,
@@ -162,6 +182,8 @@ impl Ledger {
         }
         match entry {
             Entry::Lock(id, value) => self.put_lock(id, value),
+            Entry::Dispute(id, value) => self.put_dispute(id, value),
+            Entry::Superseded(id, value) => put_ordered(&mut self.superseded, id, value),
             Entry::Intent(id, value) => put_ordered(&mut self.intents, id, value),
             Entry::Tombstone(id, Some(value)) => drop(self.tombstones.insert(id, value)),
             Entry::Tombstone(id, None) => drop(self.tombstones.remove(&id)),
@@ -197,6 +219,18 @@ impl Ledger {
                 self.lock_counts.remove(&lock.worker);
             }
         }
+    }
+
+    /// A dispute refuses what a damaged row does.
+    fn put_dispute(&mut self, id: SegmentId, value: Option<Dispute>) {
+        let key = LedgerKey::Dispute(id.clone());
+        self.mended(&key);
+        if let Some(dispute) = &value {
+            let workers = dispute.workers.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+            let text = format!("{workers} both have its token {}", dispute.token);
+            self.damaged.entry(id.clone()).or_default().push(Damage { text, key: key.encode() });
+        }
+        put_ordered(&mut self.disputes, id, value);
     }
 
     fn mended(&mut self, key: &LedgerKey) {
@@ -243,6 +277,11 @@ impl Ledger {
         self.locks.get(id)
     }
 
+    /// Whether `id` has a write lock.
+    pub fn is_locked(&self, id: &str) -> bool {
+        self.locks.contains_key(id)
+    }
+
     /// All write locks by segment.
     pub fn locks(&self) -> impl Iterator<Item = (&SegmentId, &Lock)> {
         self.locks.iter()
@@ -251,6 +290,26 @@ impl Ledger {
     /// Number of segments that `worker` may write.
     pub fn lock_count(&self, worker: &str) -> u64 {
         self.lock_counts.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Claims that nobody has decided between.
+    pub fn disputes(&self) -> impl Iterator<Item = (&SegmentId, &Dispute)> {
+        self.disputes.iter()
+    }
+
+    /// Claims to one segment.
+    pub fn dispute(&self, id: &SegmentId) -> Option<&Dispute> {
+        self.disputes.get(id)
+    }
+
+    /// The last write lock of a segment that a newer generation ended.
+    pub fn superseded(&self, id: &SegmentId) -> Option<&Superseded> {
+        self.superseded.get(id)
+    }
+
+    /// All of them, by segment.
+    pub fn all_superseded(&self) -> impl Iterator<Item = (&SegmentId, &Superseded)> {
+        self.superseded.iter()
     }
 
     /// Promotion under way.
@@ -290,9 +349,19 @@ impl Ledger {
         !self.tombstones.is_empty()
     }
 
-    /// Wish for copies of a segment.
+    /// Wish for copies of a segment: at least one.
     pub fn raise(&self, id: &SegmentId) -> Option<Raise> {
+        self.wish(id).filter(|raise| raise.copies > 0)
+    }
+
+    /// Wish for copies of a segment, or for none.
+    pub fn wish(&self, id: &SegmentId) -> Option<Raise> {
         self.raised.get(id).copied()
+    }
+
+    /// All of these wishes by segment.
+    pub fn wishes(&self) -> impl Iterator<Item = (&SegmentId, Raise)> {
+        self.raised.iter().map(|(id, raise)| (id, *raise))
     }
 
     /// Workers that shall have a segment.

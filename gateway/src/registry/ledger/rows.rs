@@ -1,7 +1,8 @@
 //! How the ledger lies in the registry: keys as bytes, values as sealed JSON. Pure.
 //!
 //! ```text
-//! !KIND 0x00 SUBJECT            lock, intent, tombstone, raise, pin (of a segment), drain (of a worker)
+//! !KIND 0x00 SUBJECT            lock, superseded, dispute, intent, tombstone, raise, pin (of a segment), drain
+//!                               (of a worker)
 //! !schema 0x00 NAME 0x00 N      one version of a schema, N in ten digits
 //! !token                        the highest token that was ever given
 //! ~sum 0x00 SEGMENT             checksum of a promoted generation; read one by one, never all
@@ -28,6 +29,10 @@ pub const LOADED_END: &[u8] = b"~";
 pub enum LedgerKey {
     /// Write lock of a segment.
     Lock(SegmentId),
+    /// Claims of several workers to one segment.
+    Dispute(SegmentId),
+    /// A write lock that a newer generation ended.
+    Superseded(SegmentId),
     /// Promotion under way.
     Intent(SegmentId),
     /// Deletion under way, or over a moment ago.
@@ -51,6 +56,8 @@ impl LedgerKey {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Lock(id) => format!("!lock\0{id}"),
+            Self::Dispute(id) => format!("!dispute\0{id}"),
+            Self::Superseded(id) => format!("!superseded\0{id}"),
             Self::Intent(id) => format!("!intent\0{id}"),
             Self::Tombstone(id) => format!("!tombstone\0{id}"),
             Self::Raise(id) => format!("!raise\0{id}"),
@@ -73,6 +80,8 @@ impl LedgerKey {
         let id = |subject: &str| SegmentId::parse(subject).ok();
         match kind {
             "!lock" => id(subject).map(Self::Lock),
+            "!dispute" => id(subject).map(Self::Dispute),
+            "!superseded" => id(subject).map(Self::Superseded),
             "!intent" => id(subject).map(Self::Intent),
             "!tombstone" => id(subject).map(Self::Tombstone),
             "!raise" => id(subject).map(Self::Raise),
@@ -90,7 +99,7 @@ impl LedgerKey {
     /// The segment that a damaged row of this key puts in doubt.
     pub fn segment(&self) -> Option<&SegmentId> {
         match self {
-            Self::Lock(id) | Self::Intent(id) | Self::Tombstone(id) => Some(id),
+            Self::Lock(id) | Self::Dispute(id) | Self::Intent(id) | Self::Tombstone(id) => Some(id),
             _ => None,
         }
     }
@@ -105,6 +114,45 @@ impl LedgerKey {
             }
             None => RowChange::Delete(key),
         })
+    }
+}
+
+/// Kind and subject of a key as an export has them: `lock` of `1234567`, `schema` of `pages/0000000001`,
+/// `token` of nothing. `None`: not a key of the ledger.
+pub fn kind_and_subject(key: &[u8]) -> Option<(String, Option<String>)> {
+    let text = std::str::from_utf8(key).ok().filter(|text| !text.contains('/'))?;
+    let (kind, subject) = match text.split_once('\0') {
+        Some((kind, subject)) => (kind, Some(subject.replace('\0', "/"))),
+        None => (text, None),
+    };
+    let kind = match kind {
+        "~sum" => "checksum",
+        later if later.starts_with('~') => later,
+        kind => kind.strip_prefix('!')?,
+    };
+    Some((kind.to_owned(), subject))
+}
+
+/// The key of [`kind_and_subject`].
+pub fn key_of(kind: &str, subject: Option<&str>) -> Vec<u8> {
+    let mut key = match kind {
+        "checksum" => "~sum".to_owned(),
+        later if later.starts_with('~') => later.to_owned(),
+        kind => format!("!{kind}"),
+    };
+    if let Some(subject) = subject {
+        key.push('\0');
+        key.push_str(&subject.replace('/', "\0"));
+    }
+    key.into_bytes()
+}
+
+/// What is wrong with a row of the ledger, if anything is.
+pub fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
+    match LedgerKey::decode(key) {
+        Some(LedgerKey::Checksum(_)) => read::<super::Checksum>(key, value).map(drop),
+        Some(known) => super::Ledger::default().load_known(&known, key, value),
+        None => Err("unknown key".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::registry::{
 };
 
 fn meta() -> Meta {
-    Meta { registry_id: "0".repeat(32), epoch: 0, store_url: None, discovered: false }
+    Meta::new("0".repeat(32))
 }
 
 fn id(n: u8) -> SegmentId {
@@ -23,6 +23,9 @@ fn id(n: u8) -> SegmentId {
 
 fn lock(token: Token, worker: u8) -> Lock {
     Lock {
+        base_change: 0,
+        ship: None,
+        ship_from: 0,
         worker: format!("w{worker}"),
         token,
         since_ms: -1,
@@ -142,7 +145,7 @@ fn run(state: &State, registry: &MemoryRegistry, model: &mut Model, op: &Op) {
             put(&mut model.tombstones, id(*n), value);
         }
         Op::Raise(n, copies) => {
-            write(Entry::Raise(id(*n), copies.map(|copies| Raise { copies })));
+            write(Entry::Raise(id(*n), copies.map(|copies| Raise::by_hand(copies, 1))));
             put(&mut model.raised, id(*n), *copies);
         }
         Op::Pin(n, workers) => {
@@ -304,7 +307,7 @@ fn what_was_refused_does_not_come_true_at_the_next_start() {
             Entry::Lock(id(2), Some(lock(token, 2))),
             Entry::Intent(id(1), Some(intent(1))),
             Entry::Tombstone(id(1), Some(tombstone(1))),
-            Entry::Raise(id(1), Some(Raise { copies: 2 })),
+            Entry::Raise(id(1), Some(Raise::by_hand(2, 1))),
             Entry::Pins(id(1), BTreeSet::from(["w".to_owned()])),
             Entry::Drain("w".into(), true),
             Entry::Schema(SchemaInfo { name: "s1".into(), version: 1, created_ms: 0, sql: String::new() }),
@@ -317,7 +320,7 @@ fn what_was_refused_does_not_come_true_at_the_next_start() {
     }
     registry.crash.disarm();
     assert_eq!(state.ledger().lock(&id(1)), Some(&lock(7, 1)));
-    amend(&state, |_| vec![Entry::Raise(id(3), Some(Raise { copies: 1 }))]).expect("taken");
+    amend(&state, |_| vec![Entry::Raise(id(3), Some(Raise::by_hand(1, 1)))]).expect("taken");
     let again = State::open(Box::new(registry), meta).expect("memory opens");
     let ledger = again.ledger();
     assert!(ledger.locks().eq([(&id(1), &lock(7, 1))]));
@@ -367,4 +370,53 @@ fn sled_keeps_the_ledger_beside_the_catalog() {
     assert_eq!(again.ledger().lock(&id(1)), Some(&lock(token, 1)));
     assert_eq!(again.checksum(&id(1)), Ok(Some(checksum)));
     assert!(amend(&again, |_| Vec::new()).expect("disk") > token);
+}
+
+/// Whoever looks after what moved, while it is being changed, sees each change in the end: it is not told
+/// before it can be seen.
+#[test]
+fn what_moved_is_told_when_it_can_be_seen() {
+    let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("memory opens");
+    let placed = parking_lot::Mutex::new(false);
+    let look = || {
+        let mut placed = placed.lock();
+        for moved in state.take_moved() {
+            *placed = state.ledger().raise(&moved).is_some();
+        }
+        *placed
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                look();
+            }
+        });
+        for n in 0..20_000 {
+            let wish = (n % 2 == 0).then(|| Raise::by_hand(1, 1));
+            amend(&state, |_| vec![Entry::Raise(id(1), wish)]).expect("memory");
+            let seen = look();
+            if seen != wish.is_some() {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("after {n} changes one was not seen");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn wishes_of_before_are_read_and_those_of_now_by_programs_of_before() {
+    #[derive(serde::Deserialize)]
+    struct Before {
+        copies: u32,
+    }
+    let old: Raise = serde_json::from_str(r#"{"copies":2}"#).expect("an old row");
+    assert_eq!(old, Raise { since_ms: 0, ..Raise::by_hand(2, 0) });
+    for (copies, by) in [(3, RaisedBy::Heat), (0, RaisedBy::Hand)] {
+        let now = Raise { copies, by, since_ms: 7, until_ms: Some(9) };
+        let row = serde_json::to_string(&now).expect("JSON");
+        assert_eq!(serde_json::from_str::<Raise>(&row).expect("its own row"), now);
+        assert_eq!(serde_json::from_str::<Before>(&row).expect("what it knows").copies, copies);
+    }
 }

@@ -125,7 +125,8 @@ async fn promote_at_every_call() {
             let there = home.store.file(TARGET).expect("the segment is never gone");
             let expected: &[u64] = if acknowledged { &[101] } else { &[10, 101] };
             assert!(expected.contains(&there.len), "{kind:?}: {} bytes", there.len);
-            assert_eq!(home.locks().await.len(), 1, "{kind:?}: the lock is kept");
+            home.look_around().await;
+            assert_eq!(home.locks().await.len(), 1, "{kind:?}: our own generation ends no lock");
             assert_eq!(home.execute("1001").await.1["change"], 2, "no write is lost");
             let (status, answer) = home.promote("1001").await;
             assert_eq!(status, StatusCode::OK, "{kind:?}: {answer}");
@@ -142,6 +143,53 @@ async fn promote_at_every_call() {
         },
     )
     .await;
+}
+
+/// Somebody else has replaced the file: whatever fails, the lock ends once, what was written is kept aside under
+/// a name that is known in the end, and theirs is not touched.
+async fn superseded_at_every_call(find: impl AsyncFn(&Home)) {
+    at_every_call(
+        async |home| {
+            home.provision("1001").await;
+            home.execute("1001").await;
+            home.store.replace(TARGET, 55, 7000);
+        },
+        async |home| {
+            find(home).await;
+            // Everything was done, or something went wrong.
+            let (_, list) = home.send("GET", "/v1/locks", json!({})).await;
+            let heard = list["superseded"][0]["heard"] == true && list["locks"] == json!([]);
+            let status = if heard { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, list)
+        },
+        async |home, kind, _| {
+            home.look_around().await;
+            let (_, list) = home.send("GET", "/v1/locks", json!({})).await;
+            assert_eq!(list["locks"], json!([]), "{kind:?}: the lock is over");
+            let over = &list["superseded"][0];
+            let file = format!("1001.{}.sqlite", over["token"]);
+            assert_eq!(over["kept"], file, "{kind:?}: {list}");
+            let refused = home.execute("1001").await;
+            assert_eq!(code(&refused), (409, "superseded"), "{kind:?}");
+            assert!(refused.1["error"]["message"].as_str().is_some_and(|text| text.contains(&file)));
+            assert_eq!(home.store.file(TARGET).map(|entry| entry.len), Some(55), "{kind:?}");
+            assert_eq!(home.provision("1001").await["granted"], true);
+            assert_eq!(home.execute("1001").await.1["change"], 1, "upon theirs");
+            assert_eq!(home.promote("1001").await.0, StatusCode::OK);
+            assert_eq!(home.store.file(TARGET).map(|entry| entry.len), Some(101), "{kind:?}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn superseded_by_a_promotion_at_every_call() {
+    superseded_at_every_call(async |home| drop(home.promote("1001").await)).await;
+}
+
+#[tokio::test]
+async fn superseded_by_discovery_at_every_call() {
+    superseded_at_every_call(async |home| home.look_around().await).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod delete;
 mod over_http;
 mod promote;
 mod provision;
+mod supersede;
+mod tiers;
 mod worker;
 
 use std::{sync::Arc, time::Duration};
@@ -52,7 +54,7 @@ struct Home {
 }
 
 fn report(quota_bytes: u64) -> HotReport {
-    HotReport { quota_bytes, stored_bytes: 0, full: false, manifest_version: 0 }
+    HotReport { quota_bytes, ..HotReport::default() }
 }
 
 fn hot_lease(epoch: u64, report: HotReport) -> LeaseRequest {
@@ -164,6 +166,18 @@ impl Home {
     async fn locks(&self) -> Vec<Value> {
         let (_, answer) = self.send("GET", "/v1/locks", json!({})).await;
         answer["locks"].as_array().expect("a list").clone()
+    }
+
+    /// A whole pass of discovery, and what follows from it for locks.
+    async fn look_around(&self) {
+        self.send("POST", "/v1/discovery?full=true", json!({})).await;
+        let writing = &self.gateway.core().writing;
+        writing.supersede_all().await;
+        // The gateway's own upkeep may have been at it: then this waits for its turn.
+        for id in ["1001", "1002", "new1"] {
+            drop(writing.turns.take(&crate::segment::SegmentId::parse(id).expect("an id")).await);
+        }
+        writing.supersede_all().await;
     }
 
     /// Names of temporary files in the store.

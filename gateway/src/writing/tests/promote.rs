@@ -75,12 +75,14 @@ async fn what_is_written_meanwhile_keeps_the_lock() {
 
 #[tokio::test]
 async fn a_foreign_generation_is_not_replaced() {
-    let home = Home::new(1).await;
+    let home = Home::with(1, |settings| settings.foreign_generation = crate::ForeignGeneration::Refuse).await;
     home.provision("1001").await;
     home.execute("1001").await;
     home.store.replace(TARGET, 55, 7000);
+    home.look_around().await;
     let answer = home.promote("1001").await;
     assert_eq!(code(&answer), (409, "conflict"), "{}", answer.1);
+    assert_eq!(home.locks().await.len(), 1, "the lock stays");
     assert_eq!(home.store.file(TARGET).map(|entry| entry.len), Some(55));
     // Replaced while it is uploaded.
     home.provision("1002").await;
@@ -102,6 +104,7 @@ async fn the_rule_may_say_that_it_is_replaced() {
         Home::with(1, |settings| settings.foreign_generation = crate::ForeignGeneration::Overwrite).await;
     home.provision("1001").await;
     home.store.replace(TARGET, 55, 7000);
+    home.look_around().await;
     assert_eq!(home.promote("1001").await.0, StatusCode::OK);
     assert_eq!(home.store.file(TARGET).map(|entry| entry.len), Some(100));
 }

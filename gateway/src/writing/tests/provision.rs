@@ -292,7 +292,9 @@ async fn schemas_have_versions() {
     let same = put("a", "two").await;
     assert_eq!((same.0, &same.1["version"]), (StatusCode::OK, &json!(2)));
     assert_eq!(code(&put("a", "wrong").await), (400, "sql_error"));
-    assert_eq!(code(&put("default", "x").await), (409, "conflict"));
+    assert_eq!(home.send("GET", "/v1/schemas/default", json!({})).await.1["sql"], "");
+    assert_eq!(put("default", "").await.1["version"], 1, "it says so already");
+    assert_eq!(put("default", "three").await.1["version"], 2, "there is always one");
     assert_eq!(code(&put("%2e", "x").await), (400, "bad_request"));
     home.restart().await;
     let (_, list) = home.send("GET", "/v1/schemas", json!({})).await;
@@ -302,7 +304,7 @@ async fn schemas_have_versions() {
     let sql: Vec<_> = versions["schemas"].as_array().expect("a list").iter().map(|s| &s["sql"]).collect();
     assert_eq!(sql, ["one", "two"]);
     assert_eq!(home.send("GET", "/v1/schemas/a", json!({})).await.1["sql"], "two");
-    assert_eq!(home.send("GET", "/v1/schemas/default", json!({})).await.1["sql"], "");
+    assert_eq!(home.send("GET", "/v1/schemas/default", json!({})).await.1["sql"], "three");
     assert_eq!(code(&home.send("GET", "/v1/schemas/b", json!({})).await), (404, "schema_not_found"));
 }
 

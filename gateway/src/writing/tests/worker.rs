@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{CopyState, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
+        hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
     },
     discovery::memory_store::MemoryStore,
 };
@@ -49,6 +49,8 @@ pub(super) struct FakeHot {
     pub(super) granted: Mutex<Vec<(String, Token)>>,
     /// Answers to idempotency keys.
     keys: Mutex<HashMap<String, u64>>,
+    /// What was kept aside, by token: the file, and how many transactions.
+    pub(super) kept: Mutex<BTreeMap<Token, (String, u64)>>,
     pub(super) full: AtomicBool,
     /// Takes connections and answers nothing.
     pub(super) mute: AtomicBool,
@@ -75,6 +77,7 @@ impl FakeHot {
             seen: Mutex::default(),
             granted: Mutex::default(),
             keys: Mutex::default(),
+            kept: Mutex::default(),
             full: AtomicBool::default(),
             mute: AtomicBool::default(),
             hold_uploads: AtomicBool::default(),
@@ -94,6 +97,7 @@ impl FakeHot {
             .route("/v1/hot/{id}/upload", post(upload))
             .route("/v1/hot/{id}/promoted", post(promoted))
             .route("/v1/hot/{id}/release", post(release))
+            .route("/v1/hot/{id}/superseded", post(superseded))
             .route("/v1/hot/{id}", delete(remove))
             .with_state(self.clone())
     }
@@ -144,6 +148,7 @@ impl FakeHot {
             token: held.token,
             change: held.change,
             promoted_change: held.promoted,
+            shipped_change: None,
         }
     }
 }
@@ -167,6 +172,9 @@ async fn provision(
         let held = held.entry(id.clone()).or_default();
         if held.token != Some(token) {
             // What was written under another token is kept aside: not part of the segment any more.
+            if let Some(old) = held.token.filter(|_| held.change > held.promoted) {
+                hot.kept.lock().insert(old, (format!("{id}.{old}.sqlite"), held.change - held.promoted));
+            }
             *held = Held {
                 token: Some(token),
                 generation: body.generation.clone(),
@@ -266,6 +274,32 @@ async fn release(
     }
     held.token = None;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn superseded(
+    State(hot): Hot,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<HotAside>, ApiError> {
+    hot.wait_for_turn().await;
+    if hot.mute.load(SeqCst) {
+        return Err(ApiError::new(ErrorCode::Internal, "not now"));
+    }
+    let token = headers.get(TOKEN_HEADER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    let token: Token = token.ok_or_else(|| ApiError::new(ErrorCode::BadRequest, "no token"))?;
+    let mut all = hot.held.lock();
+    if let Some(held) = all.get_mut(&id).filter(|held| held.token == Some(token)) {
+        held.token = None;
+        if held.change > held.promoted {
+            let aside = (format!("{id}.{token}.sqlite"), held.change - held.promoted);
+            hot.kept.lock().insert(token, aside);
+            all.remove(&id);
+        }
+    }
+    let kept = hot.kept.lock().get(&token).cloned();
+    let transactions = kept.as_ref().map_or(0, |kept| kept.1);
+    let known = hot.granted.lock().iter().any(|(_, granted)| *granted == token);
+    Ok(Json(HotAside { known, kept: kept.map(|kept| kept.0), transactions }))
 }
 
 async fn remove(State(hot): Hot, Path(id): Path<String>, headers: HeaderMap) -> Result<StatusCode, ApiError> {

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod kill;
+mod trough;
 use crate::query::{QuerySettings, init};
 
 struct Bench {
@@ -80,11 +81,11 @@ fn make(dir: &Path, schema: &str, limits: &QuerySettings) {
 fn open(dir: &Path, limits: QuerySettings) -> (Arc<Changes>, Writer) {
     let changes = Changes::at(0);
     let writer = Writer::open(
-        dir.join("a.sqlite"),
-        dir.join("a.keys"),
+        WrittenFiles { database: dir.join("a.sqlite"), keys: dir.join("a.keys") },
         7,
         0,
         Arc::clone(&changes),
+        None,
         WriteSettings::new(limits),
         WriteMetrics::new(&Registry::new()).expect("metrics"),
     );

@@ -1,0 +1,294 @@
+//! Two workers and a store: one ships, the other takes over.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
+use serde_json::{Value as Json, json};
+use springhouse_fuse::{
+    error::ErrorKind,
+    store::{
+        Operation, Store, StorePath,
+        memory::{Fault, Injection, MemoryStore},
+    },
+};
+use springhouse_gateway::{api::hot::TOKEN_HEADER, shipped::ShippedName};
+use tower::ServiceExt;
+
+use crate::worker::{Worker, WorkerSettings, hot::HotSettings, hot::tests::Gateway};
+
+const PATH: &str = "/1/1234.sqlite";
+const SQL: &str = "SELECT a FROM t ORDER BY a";
+
+struct Bench {
+    dir: tempfile::TempDir,
+    worker: Worker,
+}
+
+async fn start(dir: tempfile::TempDir, store: &MemoryStore) -> Bench {
+    let mut settings =
+        WorkerSettings::new("w", "file:///x".parse().expect("a URL"), "http://127.0.0.1:1", "/nowhere");
+    settings.cold = false;
+    settings.query.threads = 2;
+    let mut hot = HotSettings::new(dir.path(), Arc::new(store.clone()));
+    hot.quota_bytes = Some(1 << 30);
+    settings.hot = Some(hot);
+    let worker = Worker::start(settings, Arc::new(Gateway::default())).await.expect("a worker");
+    Bench { dir, worker }
+}
+
+async fn fresh(store: &MemoryStore) -> Bench {
+    start(tempfile::tempdir().expect("a directory"), store).await
+}
+
+impl Bench {
+    async fn call(&self, method: &str, what: &str, token: u64, body: Json) -> (bool, Json) {
+        let request = Request::builder().method(method).uri(format!("/v1/hot/1234{what}"));
+        let request = request.header(TOKEN_HEADER, token.to_string());
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        let response = self.worker.router().oneshot(request).await.expect("infallible");
+        let good = response.status().is_success();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (good, serde_json::from_slice(&body).unwrap_or(Json::Null))
+    }
+
+    async fn good(&self, what: &str, token: u64, body: Json) -> Json {
+        let (good, body) = self.call("POST", what, token, body).await;
+        assert!(good, "{what}: {body}");
+        body
+    }
+
+    async fn insert(&self, token: u64, value: u64, key: Option<&str>) -> Json {
+        let body = json!({"sql": format!("INSERT INTO t VALUES ({value})")});
+        let mut request = Request::post("/v1/hot/1234/execute").header(TOKEN_HEADER, token.to_string());
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.body(Body::from(body.to_string())).expect("a request");
+        let response = self.worker.router().oneshot(request).await.expect("infallible");
+        assert!(response.status().is_success());
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        serde_json::from_slice(&body).expect("JSON")
+    }
+
+    async fn values(&self, token: u64) -> Vec<i64> {
+        let answer = self.good("/query", token, json!({"sql": SQL})).await;
+        let rows = answer["rows"].as_array().expect("rows");
+        rows.iter().map(|row| row[0].as_i64().expect("a number")).collect()
+    }
+
+    async fn status(&self) -> Json {
+        self.call("GET", "", 0, Json::Null).await.1
+    }
+
+    /// Waits until all up to `change` is in the store.
+    async fn shipped(&self, change: u64) {
+        let seen = async {
+            loop {
+                let status = self.status().await;
+                if status["ship"]["shipped_change"].as_u64() >= Some(change)
+                    && status["ship"]["unshipped_ms"].is_null()
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("shipped");
+    }
+
+    /// Loses the disk: nothing is shipped any more, nothing is finished.
+    fn lose(self) {
+        std::mem::forget(self.worker);
+    }
+
+    async fn promote(&self, store: &MemoryStore, token: u64) -> String {
+        let temporary = format!("{PATH}._COPYING_.{token}");
+        let uploaded = self.good("/upload", token, json!({"temporary": temporary})).await;
+        store.rename(&path(&temporary), &path(PATH), true).await.expect("renamed");
+        let generation = generation(store).await.expect("there");
+        self.good("/promoted", token, json!({"generation": generation, "change": uploaded["change"]})).await;
+        generation
+    }
+}
+
+fn path(text: &str) -> StorePath {
+    StorePath::parse(text).expect("a path")
+}
+
+async fn generation(store: &MemoryStore) -> Option<String> {
+    store.stat(&path(PATH)).await.ok().map(|there| there.generation.to_string())
+}
+
+async fn files(store: &MemoryStore) -> Vec<ShippedName> {
+    use futures::TryStreamExt;
+    let entries: Vec<_> = match store.list(&path("/1")).try_collect::<Vec<_>>().await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => panic!("{error}"),
+    };
+    let mut names: Vec<_> = entries.iter().filter_map(|entry| ShippedName::parse(&entry.name)).collect();
+    names.sort_by_key(|name| (name.token, name.sequence));
+    names
+}
+
+fn provision(generation: Option<String>) -> Json {
+    json!({
+        "path": PATH, "generation": generation, "schema_sql": "CREATE TABLE t(a)",
+        "ship": {"every_ms": 50},
+    })
+}
+
+fn takeover(generation: Option<String>, old: u64, promoted: u64) -> Json {
+    let mut body = provision(generation);
+    body["recover"] = json!({"token": old, "from": old, "promoted_change": promoted});
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_shipped_is_taken_over() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    for value in 1..=3 {
+        first.insert(1, value, Some(&format!("key{value}"))).await;
+        first.shipped(value).await;
+    }
+    assert!(files(&store).await.len() >= 3, "a head and changes");
+    first.lose();
+
+    let second = fresh(&store).await;
+    let made = second.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!((&made["recovered"]["change"], &made["recovered"]["token"]), (&json!(3), &json!(1)), "{made}");
+    assert_eq!(second.values(2).await, [1, 2, 3]);
+    // What was applied is known under its key.
+    let again = second.insert(2, 2, Some("key2")).await;
+    assert_eq!((&again["repeated"], &again["change"]), (&json!(true), &json!(2)));
+    assert_eq!(second.insert(2, 4, None).await["change"], 4);
+    second.shipped(4).await;
+    second.lose();
+
+    let third = fresh(&store).await;
+    third.good("/provision", 3, takeover(None, 2, 0)).await;
+    assert_eq!(third.values(3).await, [1, 2, 3, 4]);
+    // Once its own chain is whole, those before it go.
+    third.insert(3, 5, None).await;
+    third.shipped(5).await;
+    let gone = async {
+        while files(&store).await.iter().any(|name| name.token < 3) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("collected");
+    assert_eq!(third.promote(&store, 3).await, generation(&store).await.expect("there"));
+    let gone = async {
+        while !files(&store).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("collected after the promotion");
+    drop(third.dir);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_generation_and_after_its_promotion() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    // A segment that is large beside what is changed in it.
+    first.good("/provision", 1, provision(None)).await;
+    let many = "INSERT INTO t WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n < 20000)
+                SELECT n FROM n";
+    first.good("/execute", 1, json!({"sql": many})).await;
+    let base = first.promote(&store, 1).await;
+    first.good("/release", 1, Json::Null).await;
+
+    first.good("/provision", 5, provision(Some(base.clone()))).await;
+    first.insert(5, 20_001, None).await;
+    first.lose();
+
+    // Fetched anew by another: only what differs is shipped.
+    let second = fresh(&store).await;
+    second.good("/provision", 6, provision(Some(base.clone()))).await;
+    second.insert(6, 20_001, None).await;
+    second.shipped(1).await;
+    let name = files(&store).await.into_iter().rfind(|name| name.token == 6).expect("shipped");
+    let size = store.stat(&path(&name.path_in("/1"))).await.expect("there").len;
+    let whole = store.stat(&path(PATH)).await.expect("there").len;
+    assert!(size * 4 < whole, "{size} of {whole}");
+
+    let third = fresh(&store).await;
+    let made = third.good("/provision", 7, takeover(Some(base.clone()), 6, 0)).await;
+    assert_eq!(made["recovered"]["change"], 1, "{made}");
+    assert_eq!(third.values(7).await.len(), 20_001);
+    third.insert(7, 20_002, None).await;
+    third.shipped(2).await;
+    // A promotion in the middle of writing: what comes after it is shipped with all pages.
+    let base = third.promote(&store, 7).await;
+    assert_eq!(third.insert(7, 20_003, None).await["change"], 3);
+    third.shipped(3).await;
+    third.lose();
+    let fourth = fresh(&store).await;
+    let made = fourth.good("/provision", 8, takeover(Some(base), 7, 2)).await;
+    assert_eq!((&made["recovered"]["change"], &made["promoted_change"]), (&json!(3), &json!(2)), "{made}");
+    assert_eq!(fourth.values(8).await.len(), 20_003);
+    second.lose();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_grows_while_the_store_is_away() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    first.insert(1, 1, None).await;
+    first.shipped(1).await;
+    let away = store.inject(Injection::new(Fault::Fail(ErrorKind::TimedOut)).on(Operation::Create));
+    for value in 2..=5 {
+        first.insert(1, value, None).await;
+    }
+    let failed = async {
+        loop {
+            let status = first.status().await;
+            if status["ship"]["error"].is_string() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(60), failed).await.expect("it says so");
+    assert_eq!(status["ship"]["shipped_change"], 1, "{status}");
+    assert!(status["ship"]["unshipped_ms"].is_u64(), "{status}");
+    away.release();
+    first.shipped(5).await;
+    first.lose();
+    let second = fresh(&store).await;
+    second.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!(second.values(2).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_with_the_chain() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    first.insert(1, 1, None).await;
+    // What is left is shipped before it ends.
+    first.worker.shutdown().await;
+    let before = files(&store).await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let first = start(first.dir, &store).await;
+    first.insert(1, 2, None).await;
+    first.shipped(2).await;
+    let after = files(&store).await;
+    assert_eq!(after.len(), 2, "{after:?}");
+    let small = store.stat(&path(&after[1].path_in("/1"))).await.expect("there").len;
+    let head = store.stat(&path(&after[0].path_in("/1"))).await.expect("there").len;
+    assert!(small <= head, "changes, not all: {small} and {head}");
+    first.lose();
+    // The last file is damaged: all before it is there, and the answer says so.
+    store.put(&path(&after[1].path_in("/1")), b"rot".to_vec()).expect("damaged");
+    let second = fresh(&store).await;
+    let made = second.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!(made["recovered"]["change"], 1, "{made}");
+    assert!(made["recovered"]["unused"].as_str().expect("said").contains("file 2"), "{made}");
+    assert_eq!(second.values(2).await, [1]);
+}

@@ -1,0 +1,260 @@
+//! Writes beyond one disk: shipped to the store, and there for whoever takes over; docs/SEMANTICS.md.
+
+use std::{fs, path::Path, time::Duration};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{
+        cluster::{Gateway, Worker},
+        eventually, file_url as url,
+        hdfs::Hdfs,
+        http::{Api, Reply},
+        scratch, segments,
+    },
+    registry::tests,
+};
+
+tests! {
+    [] taken_over_without_the_disk, killed_while_shipping, collected;
+    [Fuse, Hdfs] on_hdfs;
+}
+
+const LIMIT: Duration = Duration::from_secs(120);
+const RULE: &str = "[[rule]]\nname = \"crawls\"\nprefix = \"crawl\"\nship_every = \"200ms\"\n";
+
+fn gateway(store: &str, dir: &Path) -> Gateway {
+    let file = dir.join("gateway.toml");
+    fs::write(&file, RULE).expect("a file");
+    Gateway::with(store, &["--config", &file.display().to_string()])
+}
+
+fn post(api: &Api, path: &str, body: &Value) -> Reply {
+    let headers = [("content-type", "application/json")];
+    api.send(Method::POST, path, &headers, Some(body.to_string())).expect("an answer")
+}
+
+fn good(reply: &Reply) -> Value {
+    assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.body);
+    reply.json()
+}
+
+fn of(segment: &str, what: &str) -> String {
+    format!("/v1/segments/{segment}/{what}")
+}
+
+fn provision(api: &Api, segment: &str, request: &Value) -> Value {
+    eventually("the segment is writable", LIMIT, || {
+        let reply = post(api, &of(segment, "provision"), request);
+        match reply.status {
+            503 => None,
+            _ => Some(good(&reply)),
+        }
+    })
+}
+
+fn execute(api: &Api, segment: &str, sql: &str) -> Value {
+    good(&post(api, &of(segment, "execute"), &json!({ "sql": sql })))
+}
+
+fn lock(api: &Api, segment: &str) -> Value {
+    let locks = api.get("/v1/locks").json();
+    let all = locks["locks"].as_array().expect("locks");
+    all.iter().find(|lock| lock["segment"] == segment).cloned().unwrap_or_default()
+}
+
+/// Waits until the gateway has heard that all up to `change` is in the store.
+fn shipped(api: &Api, segment: &str, change: &Value) {
+    eventually("what was written is in the store", LIMIT, || {
+        (lock(api, segment)["safe_change"].as_u64() >= change.as_u64()).then_some(())
+    });
+}
+
+fn suspended(api: &Api, segment: &str) {
+    eventually("the lock is suspended", LIMIT, || (lock(api, segment)["state"] == "suspended").then_some(()));
+}
+
+fn ids(api: &Api, segment: &str) -> Vec<i64> {
+    let rows = api.query(segment, "select id from t order by id").rows;
+    rows.iter().map(|row| row[0].as_i64().expect("a number")).collect()
+}
+
+/// Shipped files of a segment in a local store.
+fn files(root: &Path, segment: &str) -> Vec<String> {
+    let dir = root.join(segments::relative_path(segment));
+    let dir = dir.parent().expect("a directory");
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> =
+        names.filter(|name| name.starts_with(&format!("{segment}.sqlite._SHIPPED_."))).collect();
+    names.sort();
+    names
+}
+
+/// The holder, and the other of two.
+fn split(workers: [Worker; 2], holder: &Value, first: &str) -> (Worker, Worker) {
+    let [one, other] = workers;
+    if holder == first { (one, other) } else { (other, one) }
+}
+
+/// A writer whose host is gone with its disk: what it had shipped is taken over, and the answer says how much
+/// that is. Idempotency keys are known there too.
+fn taken_over_without_the_disk() {
+    let (root, dir) = (scratch(), scratch());
+    let store = url(root.path());
+    let gateway = gateway(&store, dir.path());
+    let api = gateway.api();
+    let workers = [Worker::hot(&store, &gateway, "ship1"), Worker::hot(&store, &gateway, "ship2")];
+    gateway.wait_workers(&["ship1", "ship2"]);
+    // In the store already: only what differs from it is shipped.
+    segments::from_sql(
+        root.path(),
+        "crawl001",
+        "create table t (id integer primary key); insert into t values (1)",
+    );
+    eventually("the segment is known", LIMIT, || {
+        (api.get("/v1/segments/crawl001").status == 200).then_some(())
+    });
+    let granted = provision(api, "crawl001", &json!({}));
+    assert!(lock(api, "crawl001")["ship"]["every_ms"] == 200, "{}", lock(api, "crawl001"));
+    let (mut holder, _other) = split(workers, &granted["worker"], "ship1");
+    execute(api, "crawl001", "insert into t values (2)");
+    let headers = [("content-type", "application/json"), ("idempotency-key", "once")];
+    let body = json!({ "sql": "insert into t values (3)" }).to_string();
+    let once = |body: &str| {
+        api.send(Method::POST, &of("crawl001", "execute"), &headers, Some(body.to_owned()))
+            .expect("an answer")
+    };
+    let last = good(&once(&body))["change"].clone();
+    shipped(api, "crawl001", &last);
+    assert!(!files(root.path(), "crawl001").is_empty());
+    holder.kill();
+    fs::remove_dir_all(holder.copies()).expect("its disk is gone");
+    suspended(api, "crawl001");
+
+    let taken = provision(api, "crawl001", &json!({ "takeover": true }));
+    assert_ne!(taken["worker"], granted["worker"]);
+    assert_eq!(
+        (&taken["recovered"]["change"], &taken["recovered"]["worker"]),
+        (&last, &granted["worker"]),
+        "{taken}"
+    );
+    assert!(taken["recovered"]["note"].as_str().is_some_and(|note| note.contains("were shipped")), "{taken}");
+    assert_eq!(ids(api, "crawl001"), [1, 2, 3]);
+    let again = good(&once(&body));
+    assert_eq!((&again["repeated"], &again["change"]), (&json!(true), &last));
+    execute(api, "crawl001", "insert into t values (4)");
+    good(&post(api, &of("crawl001", "promote"), &json!({ "release": true })));
+    eventually("what was shipped is removed", LIMIT, || {
+        files(root.path(), "crawl001").is_empty().then_some(())
+    });
+}
+
+/// Killed at each named point of shipping: the takeover has all that was known to be shipped, and nothing
+/// that was not committed.
+fn killed_while_shipping() {
+    let (root, dir) = (scratch(), scratch());
+    let store = url(root.path());
+    let gateway = gateway(&store, dir.path());
+    let api = gateway.api();
+    for (nth, point) in ["ship.chunk", "ship.before_rename", "ship.after_rename"].into_iter().enumerate() {
+        let segment = format!("crawl10{nth}");
+        let name = format!("killed{nth}");
+        let mut holder = Worker::hot(&store, &gateway, &name);
+        gateway.wait_workers(&[&name]);
+        provision(api, &segment, &json!({}));
+        let first =
+            execute(api, &segment, "create table t (id integer primary key); insert into t values (1)");
+        shipped(api, &segment, &first["change"]);
+        holder.kill();
+        // A new process ships anew, and ends at its second file.
+        holder.start_again_with(&[("SPRINGHOUSE_FAILPOINTS", &format!("{point}=2*abort"))]);
+        let mut acknowledged = vec![1];
+        for id in 2..200 {
+            let reply = post(
+                api,
+                &of(&segment, "execute"),
+                &json!({ "sql": format!("insert into t values ({id})") }),
+            );
+            match reply.status {
+                200 => acknowledged.push(id),
+                _ if acknowledged.len() > 1 => break,
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        suspended(api, &segment);
+        fs::remove_dir_all(holder.copies()).expect("its disk is gone");
+        let _other = Worker::hot(&store, &gateway, &format!("takes{nth}"));
+        let taken = provision(api, &segment, &json!({ "takeover": true }));
+        let there = ids(api, &segment);
+        assert!(
+            acknowledged.starts_with(&there) && !there.is_empty(),
+            "{point}: {there:?} of {acknowledged:?}"
+        );
+        assert_eq!(taken["recovered"]["change"].as_u64(), Some(there.len() as u64), "{point}: {taken}");
+        // One worker at a time: the next segment must find only its own.
+        good(&post(api, &of(&segment, "release"), &json!({ "force": true })));
+        eventually("what was shipped is removed", LIMIT, || {
+            files(root.path(), &segment).is_empty().then_some(())
+        });
+    }
+}
+
+/// What is left in the store by a release, or found there without a lock, is removed.
+fn collected() {
+    let (root, dir) = (scratch(), scratch());
+    let store = url(root.path());
+    let gateway = gateway(&store, dir.path());
+    let api = gateway.api();
+    let _worker = Worker::hot(&store, &gateway, "ship1");
+    gateway.wait_workers(&["ship1"]);
+    provision(api, "crawl001", &json!({}));
+    let made = execute(api, "crawl001", "create table t (id integer primary key)");
+    shipped(api, "crawl001", &made["change"]);
+    // Of another lock, long ago, and one that was cut short.
+    let there = root.path().join(segments::relative_path("crawl001"));
+    let there = there.parent().expect("a directory");
+    fs::write(there.join("crawl001.sqlite._SHIPPED_.3.1"), "old").expect("a file");
+    fs::write(there.join("crawl001.sqlite._SHIPPED_.3.2.part"), "cut").expect("a file");
+    eventually("strays go", LIMIT, || {
+        (!files(root.path(), "crawl001").iter().any(|name| name.contains("_SHIPPED_.3."))).then_some(())
+    });
+    assert!(!files(root.path(), "crawl001").is_empty(), "its own stay");
+    // Not under the rule: on one disk until it is promoted.
+    provision(api, "other001", &json!({}));
+    execute(api, "other001", "create table t (id integer primary key)");
+    assert_eq!(lock(api, "other001")["ship"], Value::Null);
+    good(&post(api, &of("crawl001", "release"), &json!({ "force": true })));
+    eventually("what was shipped is removed", LIMIT, || {
+        files(root.path(), "crawl001").is_empty().then_some(())
+    });
+}
+
+/// The same on HDFS.
+fn on_hdfs() {
+    let hdfs = Hdfs::shared();
+    let (store, dir) = (hdfs.dir("ship"), scratch());
+    let gateway = gateway(&store.url(), dir.path());
+    let api = gateway.api();
+    let workers =
+        [Worker::hot(&store.url(), &gateway, "ship1"), Worker::hot(&store.url(), &gateway, "ship2")];
+    gateway.wait_workers(&["ship1", "ship2"]);
+    let granted = provision(api, "crawl001", &json!({}));
+    let (mut holder, _other) = split(workers, &granted["worker"], "ship1");
+    execute(api, "crawl001", "create table t (id integer primary key)");
+    let mut last = Value::Null;
+    for id in 1..=20 {
+        last = execute(api, "crawl001", &format!("insert into t values ({id})"))["change"].clone();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    shipped(api, "crawl001", &last);
+    holder.kill();
+    fs::remove_dir_all(holder.copies()).expect("its disk is gone");
+    suspended(api, "crawl001");
+    let taken = provision(api, "crawl001", &json!({ "takeover": true }));
+    assert_eq!(taken["recovered"]["change"], last, "{taken}");
+    assert_eq!(ids(api, "crawl001"), (1..=20).collect::<Vec<_>>());
+    good(&post(api, &of("crawl001", "promote"), &json!({ "release": true })));
+}
