@@ -74,6 +74,7 @@ impl Segment {
     /// What is in the store now was always there.
     pub(super) fn begins(&mut self) {
         (self.foreign, self.is_disturbed) = (false, false);
+        self.takings.clear();
     }
 
     pub(super) fn sent(&mut self, row: i64) {
@@ -222,6 +223,8 @@ impl Segment {
                     (row.given_up, row.promoted) = (true, false);
                 }
                 (self.foreign, self.is_disturbed) = (true, true);
+                // It ends the lock as soon as somebody sees it: what is written until then is kept aside.
+                self.takings.insert(u64::MAX, Open { taking: Taking::Force, orphan: true });
             }
             By::Rename(from) => {
                 let token = token_of(from).ok_or_else(|| format!("{id}: {from} was moved into its place"))?;

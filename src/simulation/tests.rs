@@ -1,4 +1,13 @@
 //! Schedules by the hundred, in processes of their own: a simulation rules a whole process.
+//!
+//! That they can fail was tried by breaking the program by hand. Seen within the first 20 seeds: a write
+//! answered before its commit; a registry that writes nothing; a worker's records kept in memory; writes
+//! dropped where they are kept aside; a promotion that counts as promoted what came after it; an answer named
+//! after a generation that it is not; queries of a locked segment answered from the store; a worker that is
+//! not told that its lock was taken; a copy that never follows the store again. Not seen within 100 seeds,
+//! because another check stands behind each: tokens unchecked on the worker alone, an acknowledgement under a
+//! lock that is gone, a rename without a look at the token or at the generation, an upload left behind by a
+//! takeover, a copy of another generation asked, idempotency keys forgotten (rows are unique there).
 
 use std::{
     env,
@@ -20,7 +29,7 @@ const STEPS: &str = "SPRINGHOUSE_SIMULATION_STEPS";
 /// Distance of a child's seeds; tells a process that it is one.
 const STRIDE: &str = "SPRINGHOUSE_SIMULATION_STRIDE";
 /// What `make test` runs.
-const SCHEDULES_USUAL: u64 = 4;
+const SCHEDULES_USUAL: u64 = 200;
 /// A schedule takes a fraction of a second; one that has not ended by then hangs, on any machine.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
 
@@ -183,10 +192,10 @@ fn promises_hold_in_every_schedule() {
 
 #[test]
 fn a_seed_is_a_schedule_event_for_event() {
-    let twice = [(); 2].map(|()| children(1, 4, None, 1).remove(0));
+    let twice = [(); 2].map(|()| children(1, 12, None, 1).remove(0));
     twice.iter().for_each(judge);
     assert_eq!(twice[0].ended, twice[1].ended);
     let hashes: std::collections::BTreeSet<_> =
         twice[0].ended.iter().map(|line| line.rsplit(' ').next()).collect();
-    assert_eq!(hashes.len(), 4, "each seed has a schedule of its own");
+    assert_eq!(hashes.len(), 12, "each seed has a schedule of its own");
 }
