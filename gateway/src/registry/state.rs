@@ -229,11 +229,14 @@ impl State {
                 Entry::Raise(id, _) | Entry::Pins(id, _) | Entry::Tombstone(id, _) => Some(id.clone()),
                 _ => None,
             });
-            self.note_moved(wished.collect());
+            let wished: Vec<SegmentId> = wished.collect();
             let mut ledger = self.ledger.write();
             for entry in entries {
                 ledger.apply(entry);
             }
+            drop(ledger);
+            // Only now: placement, once woken, looks at once, and would find nothing wished for.
+            self.note_moved(wished);
         }
         Ok(answer)
     }
