@@ -31,6 +31,9 @@ impl Busy {
             _at_work: simulated::begin(),
         }
     }
+
+    /// Work ends.
+    pub(crate) fn end(self) {}
 }
 
 #[cfg(test)]

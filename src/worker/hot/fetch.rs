@@ -134,7 +134,7 @@ pub(super) async fn fetch(
         let disk = |error: std::io::Error| Error::from_io(&error, "the copy on the worker's disk");
         let mut part = Part::open(&data, &id, &text, size).map_err(disk)?;
         let _ = begun.send(part.done());
-        drop(busy);
+        busy.end();
         while let Some((bytes, _busy)) = receive.blocking_recv() {
             part.write(&bytes).map_err(disk)?;
         }

@@ -552,7 +552,7 @@ impl Hot {
         let started = std::thread::Builder::new().name("verify".into()).spawn(move || {
             give_way();
             let _ = send.send(part::checksum(&path));
-            drop(busy);
+            busy.end();
         });
         let found = match (started, read.await) {
             (Ok(_), Ok(found)) => found,
