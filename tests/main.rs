@@ -49,7 +49,7 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 35] = [
+const TESTS: [&[registry::Test]; 36] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
