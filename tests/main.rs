@@ -50,7 +50,6 @@ mod tuning;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-<<<<<<< HEAD
 const TESTS: [&[registry::Test]; 37] = [
     life_faults::TESTS,
     life_outages::TESTS,
