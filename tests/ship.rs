@@ -195,7 +195,7 @@ fn killed_while_shipping() {
         );
         assert_eq!(taken["recovered"]["change"].as_u64(), Some(there.len() as u64), "{point}: {taken}");
         // One worker at a time: the next segment must find only its own.
-        good(&post(api, &of(&segment, "release"), &json!({ "force": true })));
+        assert_eq!(post(api, &of(&segment, "release"), &json!({ "force": true })).status, 204);
         eventually("what was shipped is removed", LIMIT, || {
             files(root.path(), &segment).is_empty().then_some(())
         });
@@ -226,7 +226,7 @@ fn collected() {
     provision(api, "other001", &json!({}));
     execute(api, "other001", "create table t (id integer primary key)");
     assert_eq!(lock(api, "other001")["ship"], Value::Null);
-    good(&post(api, &of("crawl001", "release"), &json!({ "force": true })));
+    assert_eq!(post(api, &of("crawl001", "release"), &json!({ "force": true })).status, 204);
     eventually("what was shipped is removed", LIMIT, || {
         files(root.path(), "crawl001").is_empty().then_some(())
     });

@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn exit_codes_are_those_of_mount_8() {
         let codes: Vec<_> = Exit::ALL.into_iter().map(code).collect();
-        assert_eq!(codes, [0, 32, 1, 32, 32, 32, 1, 2]);
+        assert_eq!(codes, [0, 32, 1, 32, 32, 32, 1, 32, 2]);
     }
 
     proptest! {

@@ -183,7 +183,7 @@ fn the_lines_are_as_documented() {
         "{}",
         lines[1]
     );
-    assert_eq!(lines[2], r#"{"entry":"raise","of":"1002","value":{"copies":2}}"#);
+    assert_eq!(lines[2], r#"{"entry":"raise","of":"1002","value":{"copies":2,"by":"hand","since_ms":0}}"#);
     assert_eq!(lines[3], r#"{"entry":"token","value":7}"#);
     assert_eq!(
         lines[4],
