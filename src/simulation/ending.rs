@@ -187,12 +187,13 @@ async fn nothing_left(clients: &Clients) -> Verdict {
     for _ in 0..TRIES {
         left = clients.cluster.tree.lock().temporaries();
         // What a store makes late of a dead worker's or an older lock's, nobody collects: known.
-        let segments = clients.segments.lock();
-        left.retain(|path| {
-            let own = segments.iter().find(|segment| path.starts_with(&store_path(&segment.id)));
-            own.is_none_or(|segment| token_of(path).is_none_or(|token| token >= segment.token))
-        });
-        drop(segments);
+        {
+            let segments = clients.segments.lock();
+            left.retain(|path| {
+                let own = segments.iter().find(|segment| path.starts_with(&store_path(&segment.id)));
+                own.is_none_or(|segment| token_of(path).is_none_or(|token| token >= segment.token))
+            });
+        }
         if left.is_empty() {
             break;
         }

@@ -5,9 +5,11 @@
 //! dropped where they are kept aside; a promotion that counts as promoted what came after it; an answer named
 //! after a generation that it is not; queries of a locked segment answered from the store; a worker that is
 //! not told that its lock was taken; a copy that never follows the store again. Not seen within 100 seeds,
-//! because another check stands behind each: tokens unchecked on the worker alone, an acknowledgement under a
-//! lock that is gone, a rename without a look at the token or at the generation, an upload left behind by a
+//! perhaps because another check stands behind each: tokens unchecked on the worker alone, an
+//! acknowledgement under a lock that is gone, a rename without a look at the token or at the generation, an upload left behind by a
 //! takeover, a copy of another generation asked, idempotency keys forgotten (rows are unique there).
+
+#![allow(clippy::print_stdout, reason = "it is how a schedule in a process of its own reports")]
 
 use std::{
     env,
