@@ -75,8 +75,8 @@ fn missing_directory() {
     for store in [missing, url(&file)] {
         for args in [
             vec!["mount", &store, &mnt],
-            vec!["serve", "--store", &store],
-            vec!["gateway", "--store", &store],
+            vec!["serve", "--store", &store, "--listen", "127.0.0.1:0"],
+            vec!["gateway", "--store", &store, "--listen", "127.0.0.1:0"],
         ] {
             let line = fails(USAGE, &args);
             assert!(line.contains(&store), "{line}");

@@ -345,11 +345,7 @@ fn killed_at_every_point() {
         temporaries(&stage.dir).is_empty().then_some(())
     });
     eventually("nor on the worker", LIMIT, || {
-        let parts = names(&stage.worker.copies().join("parts"));
-        if !parts.is_empty() {
-            eprintln!("LEFT {parts:?}");
-        }
-        parts.is_empty().then_some(())
+        names(&stage.worker.copies().join("parts")).is_empty().then_some(())
     });
     let mut aside = names(&stage.kept());
     aside.retain(|name| name.ends_with(".sqlite"));

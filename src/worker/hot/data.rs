@@ -235,7 +235,8 @@ impl Data {
         Ok(ids.into_iter().collect())
     }
 
-    /// Ids of copies that were under way; what was made for the store is removed.
+    /// Ids of copies that were under way; what was made for the store is removed, and what is left of copies
+    /// that are in place.
     pub(super) fn parts(&self) -> io::Result<Vec<SegmentId>> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(self.root.join("parts"))? {
@@ -244,6 +245,10 @@ impl Data {
             match name.strip_suffix(".part").and_then(|id| SegmentId::parse(id).ok()) {
                 Some(id) => ids.push(id),
                 None if name.contains(".outgoing") => remove(&path)?,
+                // How far a copy was that is in place, or gone.
+                None if name.ends_with(".json") && !path.with_extension("part").try_exists()? => {
+                    remove(&path)?;
+                }
                 None => {}
             }
         }
