@@ -7,6 +7,8 @@
 #![allow(clippy::print_stdout, reason = "printing is what a demo does")]
 
 use std::{
+    fs, io,
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,8 +31,7 @@ use harness::{
     need::Need,
 };
 
-/// The segments are kept from run to run and the registry is not, so its store looks like another's.
-const ARGUMENTS: [&str; 5] = ["--take-over-store", "--log", "error", "--tier", "hot,cold"];
+const ARGUMENTS: [&str; 4] = ["--log", "error", "--tier", "hot,cold"];
 const DISCOVERED_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,19 @@ fn arguments() -> Result<Asked, String> {
     Ok(asked)
 }
 
+/// The segments are kept from run to run and the registry is not, so the store looks like another's. Taken
+/// over, it would wait a minute for workers with locks of the lost registry before it grants one; here there
+/// are none.
+fn forget_owner(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(".springhouse-owner") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn demo(asked: &Asked) -> Result<(), String> {
     let fuse = Need::Fuse.check();
     if asked.kind == StoreKind::Hdfs {
@@ -115,6 +129,7 @@ fn demo(asked: &Asked) -> Result<(), String> {
         &format!("{} files, {} ({note})", segments.files, screen::bytes(segments.bytes)),
     );
 
+    forget_owner(&segments.root).map_err(|error| format!("{}: {error}", segments.root.display()))?;
     let in_hdfs = (asked.kind == StoreKind::Hdfs).then(|| copy_to_hdfs(&segments));
     let url = in_hdfs.as_ref().map_or_else(|| format!("file://{}", segments.root.display()), HdfsDir::url);
     screen::fact("store", &url);
