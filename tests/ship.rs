@@ -177,13 +177,25 @@ fn killed_while_shipping() {
                 &of(&segment, "execute"),
                 &json!({ "sql": format!("insert into t values ({id})") }),
             );
-            match reply.status {
-                200 => acknowledged.push(id),
-                _ if acknowledged.len() > 1 => break,
-                _ => {}
+            if reply.status == 200 {
+                acknowledged.push(id);
+                let change = reply.json()["change"].as_u64();
+                eventually("it is shipped, or its holder dead", LIMIT, || {
+                    let dead = holder.process().exited().is_some();
+                    (dead || lock(api, &segment)["safe_change"].as_u64() >= change).then_some(())
+                });
+            } else {
+                // Not there again, or dead by now.
+                eventually("its holder takes writes, or is dead", LIMIT, || {
+                    let dead = holder.process().exited().is_some();
+                    (dead || lock(api, &segment)["state"] == "held").then_some(())
+                });
             }
-            std::thread::sleep(Duration::from_millis(50));
+            if holder.process().exited().is_some() {
+                break;
+            }
         }
+        assert!(holder.process().exited().is_some(), "{point}: nobody passed it");
         suspended(api, &segment);
         fs::remove_dir_all(holder.copies()).expect("its disk is gone");
         let _other = Worker::hot(&store, &gateway, &format!("takes{nth}"));
@@ -247,9 +259,10 @@ fn on_hdfs() {
     let mut last = Value::Null;
     for id in 1..=20 {
         last = execute(api, "crawl001", &format!("insert into t values ({id})"))["change"].clone();
-        std::thread::sleep(Duration::from_millis(30));
+        if id % 10 == 0 {
+            shipped(api, "crawl001", &last);
+        }
     }
-    shipped(api, "crawl001", &last);
     holder.kill();
     fs::remove_dir_all(holder.copies()).expect("its disk is gone");
     suspended(api, "crawl001");

@@ -203,6 +203,20 @@ pub(super) struct HdfsWriter {
 }
 
 impl HdfsWriter {
+    /// Carries `work` out. A DataNode that hears of a deletion before the writer does says only that it has no
+    /// such replica: what became of the file the NameNode knows.
+    async fn step(&self, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+        match self.connection.run(&self.path, work).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Other | ErrorKind::Unavailable) => {
+                match file_status(&self.connection, &self.path).await {
+                    Err(absent) if absent.kind() == ErrorKind::NotFound => Err(absent),
+                    _ => Err(error),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Finishes the file durably.
     pub(super) async fn finish(&self) -> Result<()> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
@@ -216,7 +230,7 @@ impl HdfsWriter {
             }
             file.close().await.map_err(|e| translate(&e, &path))
         };
-        self.connection.run(&self.path, close).await
+        self.step(close).await
     }
 }
 
@@ -227,13 +241,13 @@ impl Writer for HdfsWriter {
         let write = async move {
             file.lock().await.write_bytes(data).await.map(drop).map_err(|e| translate(&e, &path))
         };
-        self.connection.run(&self.path, write).await
+        self.step(write).await
     }
 
     async fn sync(&mut self) -> Result<()> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
         let sync = async move { file.lock().await.hsync().await.map_err(|e| translate(&e, &path)) };
-        self.connection.run(&self.path, sync).await
+        self.step(sync).await
     }
 
     async fn close(self: Box<Self>) -> Result<()> {

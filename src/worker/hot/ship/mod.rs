@@ -66,6 +66,9 @@ pub(super) struct Shipping {
     /// All that was shipped may be in the generation in the store.
     collect: AtomicBool,
     stop: watch::Sender<bool>,
+    /// Rounds that have ended, well or badly: what tests wait for.
+    #[cfg(test)]
+    rounds: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +123,8 @@ impl Shipping {
             shown: Mutex::default(),
             collect: AtomicBool::new(false),
             stop: watch::Sender::new(false),
+            #[cfg(test)]
+            rounds: watch::Sender::new(0),
         }
     }
 
@@ -230,13 +235,14 @@ impl Hot {
                 self.until_due(segment, shipping).await;
                 let outcome = self.ship(segment, shipping).await;
                 let told = shipping.shown.lock().error.is_some();
-                match outcome {
+                let pause = match outcome {
                     Ok(()) => {
                         failures = 0;
                         if told {
                             tracing::info!(segment = %segment.id, "shipping goes on");
                             shipping.shown.lock().error = None;
                         }
+                        None
                     }
                     Err(error) => {
                         self.metrics.ship_failures.inc();
@@ -246,8 +252,13 @@ impl Hot {
                         shipping.shown.lock().error = Some(error.message);
                         let pause = RETRY.saturating_mul(1 << failures.min(8)).min(RETRY_MAX);
                         failures += 1;
-                        tokio::time::sleep(pause).await;
+                        Some(pause)
                     }
+                };
+                #[cfg(test)]
+                shipping.rounds.send_modify(|rounds| *rounds += 1);
+                if let Some(pause) = pause {
+                    tokio::time::sleep(pause).await;
                 }
             }
         };

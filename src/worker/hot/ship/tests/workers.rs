@@ -81,20 +81,31 @@ impl Bench {
         self.call("GET", "", 0, Json::Null).await.1
     }
 
-    /// Waits until all up to `change` is in the store.
-    async fn shipped(&self, change: u64) {
-        let seen = async {
+    /// Waits for the round of shipping after which `look` finds what it wants.
+    async fn round<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        let hot = self.worker.hot.as_ref().expect("a hot worker");
+        let segment = hot.find("1234").expect("the segment");
+        let shipping = segment.state.lock().shipping.clone().expect("it is shipped");
+        let mut rounds = shipping.rounds.subscribe();
+        let found = async {
             loop {
-                let status = self.status().await;
-                if status["ship"]["shipped_change"].as_u64() >= Some(change)
-                    && status["ship"]["unshipped_ms"].is_null()
-                {
-                    return;
+                if let Some(found) = look().await {
+                    return found;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                rounds.changed().await.expect("it goes on");
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("shipped");
+        tokio::time::timeout(Duration::from_secs(60), found).await.expect(what)
+    }
+
+    /// Waits until all up to `change` is in the store.
+    async fn shipped(&self, change: u64) {
+        let all = async || {
+            let ship = &self.status().await["ship"];
+            let is_all = ship["shipped_change"].as_u64() >= Some(change) && ship["unshipped_ms"].is_null();
+            is_all.then_some(())
+        };
+        self.round("shipped", all).await;
     }
 
     /// Loses the disk: nothing is shipped any more, nothing is finished.
@@ -174,19 +185,11 @@ async fn what_was_shipped_is_taken_over() {
     // Once its own chain is whole, those before it go.
     third.insert(3, 5, None).await;
     third.shipped(5).await;
-    let gone = async {
-        while files(&store).await.iter().any(|name| name.token < 3) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("collected");
+    let gone = async || files(&store).await.iter().all(|name| name.token == 3).then_some(());
+    third.round("collected", gone).await;
     assert_eq!(third.promote(&store, 3).await, generation(&store).await.expect("there"));
-    let gone = async {
-        while !files(&store).await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("collected after the promotion");
+    let gone = async || files(&store).await.is_empty().then_some(());
+    third.round("collected after the promotion", gone).await;
     drop(third.dir);
 }
 
@@ -245,16 +248,11 @@ async fn the_window_grows_while_the_store_is_away() {
     for value in 2..=5 {
         first.insert(1, value, None).await;
     }
-    let failed = async {
-        loop {
-            let status = first.status().await;
-            if status["ship"]["error"].is_string() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let failed = async || {
+        let status = first.status().await;
+        status["ship"]["error"].is_string().then_some(status)
     };
-    let status = tokio::time::timeout(Duration::from_secs(60), failed).await.expect("it says so");
+    let status = first.round("it says so", failed).await;
     assert_eq!(status["ship"]["shipped_change"], 1, "{status}");
     assert!(status["ship"]["unshipped_ms"].is_u64(), "{status}");
     away.release();
