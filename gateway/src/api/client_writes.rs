@@ -13,6 +13,7 @@ use super::{
     optimize::OptimizeAnswer,
     tier_types::{RuleList, TierInfo, TierList},
     types::{DrainAnswer, RaiseAnswer, RaiseRequest},
+    verify::{VerifyAnswer, VerifyRequest},
     work::{CancelAnswer, WorkList},
 };
 use crate::segment::SegmentId;
@@ -72,6 +73,11 @@ impl GatewayClient {
     /// Lays a segment in the store out anew.
     pub async fn optimize(&self, id: &SegmentId) -> Result<OptimizeAnswer, ClientError> {
         self.json(self.of(Method::POST, id, "optimize").timeout(COPY_TIMEOUT)).await
+    }
+
+    /// Looks at a segment where its bytes are.
+    pub async fn verify(&self, id: &SegmentId, request: &VerifyRequest) -> Result<VerifyAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "verify").json(request).timeout(COPY_TIMEOUT)).await
     }
 
     /// Ends what is under way for a segment.

@@ -116,9 +116,11 @@ pub(super) async fn get(
     answer.superseded = core.writing.superseded(Some(&id)).pop();
     answer.copies = (!copies.is_empty()).then_some(copies);
     answer.raised = Some(core.routing.copies.wished_copies(&id)).filter(|copies| *copies > 0);
-    let ledger = core.state.ledger();
-    answer.pinned = ledger.pins(&id).into_iter().flatten().cloned().collect();
-    drop(ledger);
+    answer.pinned = {
+        let ledger = core.state.ledger();
+        ledger.pins(&id).into_iter().flatten().cloned().collect()
+    };
+    answer.work = core.writing.work_on(&id).await;
     Ok(Json(answer))
 }
 
@@ -226,6 +228,7 @@ fn info(directory: &str, id: String, facts: Facts, workers: Option<Vec<String>>)
         copies: None,
         raised: None,
         pinned: Vec::new(),
+        work: Vec::new(),
     }
 }
 
