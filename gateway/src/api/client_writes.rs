@@ -137,10 +137,13 @@ impl GatewayClient {
         self.json(self.request(Method::GET, self.url(&["v1", "rules"]))).await
     }
 
-    /// Segments that shall have hot copies, at most `limit`, the hottest first.
-    pub async fn tiers(&self, limit: u32) -> Result<TierList, ClientError> {
+    /// Segments that shall have hot copies, at most `limit`, the hottest first; `after`: `next` of the last page.
+    pub async fn tiers(&self, limit: u32, after: Option<&str>) -> Result<TierList, ClientError> {
         let mut url = self.url(&["v1", "tiers"]);
         url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
         self.json(self.request(Method::GET, url)).await
     }
 

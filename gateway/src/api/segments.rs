@@ -233,7 +233,7 @@ fn info(directory: &str, id: String, facts: Facts, workers: Option<Vec<String>>)
 }
 
 /// Where a page ended, as text that needs no escaping in a URL: hexadecimal.
-fn token_of(directory: &str, id: &str) -> String {
+pub(super) fn token_of(directory: &str, id: &str) -> String {
     use std::fmt::Write;
     format!("{directory}\0{id}").bytes().fold(String::new(), |mut token, byte| {
         let _ = write!(token, "{byte:02x}");
@@ -241,7 +241,7 @@ fn token_of(directory: &str, id: &str) -> String {
     })
 }
 
-fn place_of(token: &str) -> Option<(String, String)> {
+pub(super) fn place_of(token: &str) -> Option<(String, String)> {
     if !token.is_ascii() || !token.len().is_multiple_of(2) {
         return None;
     }

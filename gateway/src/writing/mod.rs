@@ -20,7 +20,7 @@ mod shipped;
 mod supersede;
 #[cfg(test)]
 mod tests;
-mod tiers;
+pub(crate) mod tiers;
 mod turns;
 mod verify;
 mod work;

@@ -267,3 +267,6 @@ fn verified(worker: &str, state: Option<CopyState>, found: &FileVerified) -> Ver
         checked: found.checked,
     }
 }
+
+#[cfg(test)]
+mod tests;
