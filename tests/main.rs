@@ -24,6 +24,8 @@ mod docs;
 mod fstab;
 mod harness;
 mod hostile_sql;
+mod layout;
+mod layout_faults;
 mod life;
 mod life_faults;
 mod life_outages;
@@ -51,7 +53,7 @@ mod verify;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 38] = [
+const TESTS: [&[registry::Test]; 40] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
@@ -82,6 +84,8 @@ const TESTS: [&[registry::Test]; 38] = [
     access::TESTS,
     demo_runs::TESTS,
     verify::TESTS,
+    layout::TESTS,
+    layout_faults::TESTS,
     cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,

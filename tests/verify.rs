@@ -25,7 +25,7 @@ use crate::{
 };
 
 tests! {
-    [] sound, damaged_in_the_store, damaged_copy, nobody_to_ask, seen_and_cancelled;
+    [] sound, damaged_in_the_store, damaged_copy, nobody_to_ask, seen_and_cancelled, reader_dies;
     [Hdfs] other_bytes_under_the_same_generation;
 }
 
@@ -311,6 +311,25 @@ fn seen_and_cancelled() {
     fs::remove_file(&here).expect("it goes on");
     let nothing = run(&["cancel", "seg001"]);
     assert!(nothing.code == Some(1) && nothing.stderr.contains("nothing is under way"), "{nothing:?}");
+}
+
+/// A worker that dies while it reads changes nothing: another reads, or the command says that there is none.
+fn reader_dies() {
+    let root = scratch();
+    segments::from_sql(root.path(), "seg001", SQL);
+    let store = url(root.path());
+    let gateway = Gateway::of(&store);
+    let mut worker = Worker::with(&store, &gateway, "reader-1", &["--access", "direct"]);
+    worker.start_again_with(&[(VARIABLE, "verify.read=abort")]);
+    gateway.wait_workers(&["reader-1"]);
+    let alone = verify(gateway.api(), &["seg001"]);
+    assert!(alone.code == Some(3) && alone.stderr.contains("reader-1"), "{alone:?}");
+    assert!(worker.process().wait(LIMIT).is_some_and(|status| !status.success()));
+    worker.start_again_with(&[(VARIABLE, "verify.read=abort")]);
+    let _other = Worker::with(&store, &gateway, "reader-2", &["--access", "direct"]);
+    gateway.wait_workers(&["reader-1", "reader-2"]);
+    let (code, answer) = verified(gateway.api(), "seg001", &[]);
+    assert_eq!((code, &answer["store"]["worker"]), (Some(0), &json!("reader-2")), "{answer}");
 }
 
 /// What no look at times and lengths can see: the checksum of the promotion tells, and the hot copy is put

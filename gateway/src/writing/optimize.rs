@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use super::{Writing, promote::Promoting, provision::temporary};
+use super::{Writing, in_doubt, promote::Promoting, provision::temporary};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -21,6 +21,7 @@ use crate::{
     },
     routing::workers::Worker,
     segment::SegmentId,
+    store::Generation,
 };
 
 impl Writing {
@@ -50,13 +51,26 @@ impl Writing {
                 format!("segment {id} is locked for writing by {}: its promotion lays it out", lock.worker),
             )
         };
-        if let Some(lock) = self.state.ledger().lock(id) {
-            return Err(refuse(lock));
-        }
+        // Of a lock that nobody knows of, or nobody can read, there may be writes somewhere.
+        self.all_locks_known(id)?;
+        let old = {
+            let ledger = self.state.ledger();
+            if let Some(damage) = ledger.damage(id) {
+                return Err(in_doubt(id, damage));
+            }
+            ledger.lock(id).cloned()
+        };
         let place = self.place(id).await?;
         let Some(entry) = place.entry.clone() else {
             return Err(ApiError::new(ErrorCode::SegmentNotFound, format!("there is no segment {id}")));
         };
+        if let Some(old) = &old {
+            if !is_left_over(old, entry.generation) || self.promoting.lock().contains_key(id) {
+                return Err(refuse(old));
+            }
+            // A rename of what was uploaded under it that is still on its way must find nothing.
+            self.clear(&temporary(id, &old.directory, old.token)).await?;
+        }
         let workers = self.writers(id, &place, None)?;
         let Some(worker) = workers.into_iter().next() else {
             return Err(ApiError::new(ErrorCode::NoWorker, "no hot worker is alive that could do it"));
@@ -74,7 +88,7 @@ impl Writing {
             ship: None,
             ship_from: 0,
         };
-        let lock = self.grant(id, None, lock).await?;
+        let lock = self.grant(id, old.map(|old| old.token), lock).await?;
         let promoting = self.promoting_now(id, lock.token)?;
         let intent = Intent {
             token: lock.token,
@@ -140,4 +154,12 @@ impl Writing {
         }
         Ok(Promoting(self, id.clone()))
     }
+}
+
+/// Whether a lock is what a crash in here left: nobody could write under it, and nothing of a former holder
+/// hangs on it. Who asks has the segment's turn, so nobody is making it ready.
+fn is_left_over(lock: &Lock, generation: Generation) -> bool {
+    !lock.ready
+        && lock.base == Some(generation)
+        && (lock.ship, lock.ship_from, lock.base_change) == (None, 0, 0)
 }

@@ -158,6 +158,9 @@ impl Writing {
         let base = place.entry.as_ref().map(|entry| entry.generation);
         let mut before = old.map(|lock| lock.token);
         let mut last = None;
+        // A lock that is not ready still says from which token on shipped files are somebody's writes. Without
+        // it nobody would take them up, and they would be collected.
+        let inherits = taken.as_ref().is_some_and(|taken| taken.recover().is_some());
         for worker in workers {
             let lock = Lock {
                 worker: worker.name.to_string(),
@@ -187,7 +190,9 @@ impl Writing {
                     return Ok(ProvisionAnswer { recovered, ..answer });
                 }
                 Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
-                    self.take_back(id, lock.token).await?;
+                    if !inherits {
+                        self.take_back(id, lock.token).await?;
+                    }
                     return Err(error);
                 }
                 // Perhaps it has made the segment: the next request finds this lock, and grants another.
@@ -197,7 +202,7 @@ impl Writing {
                 Err(failure) => last = Some(failure.error(id, &worker.name)),
             }
         }
-        if let Some(token) = before {
+        if let Some(token) = before.filter(|_| !inherits) {
             self.take_back(id, token).await?;
         }
         Err(last.unwrap_or_else(|| no_room(id)))

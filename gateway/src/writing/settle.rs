@@ -26,9 +26,11 @@ impl Writing {
         let Some(intent) = self.state.ledger().intent(id).cloned() else { return Ok(()) };
         match &intent.uploaded {
             // Nothing was replaced yet. What is there may be cut short, or still growing.
-            None => self.give_up(id, &intent).await,
-            Some(uploaded) => self.settle_uploaded(id, &intent, uploaded).await.map(drop),
+            None => self.give_up(id, &intent).await?,
+            Some(uploaded) => drop(self.settle_uploaded(id, &intent, uploaded).await?),
         }
+        // The lock of a new layout, which is never ready, ends with it.
+        self.take_back(id, intent.token).await
     }
 
     /// Settles a promotion whose upload was verified: the rename is made, was made, or must not be made.

@@ -130,13 +130,16 @@ pub(super) async fn fetch(
     let (data, id, text) = (hot.data.clone(), segment.id.clone(), generation.to_owned());
     let (begun, began) = tokio::sync::oneshot::channel();
     let (ended, end) = tokio::sync::oneshot::channel();
-    let busy = Busy::begin();
+    let (busy, stopped) = (Busy::begin(), Arc::clone(stop));
     let written = move || -> Result<String, Error> {
         let disk = |error: std::io::Error| Error::from_io(&error, "the copy on the worker's disk");
         let mut part = Part::open(&data, &id, &text, size).map_err(disk)?;
         let _ = begun.send(part.done());
         busy.end();
         while let Some((bytes, _busy)) = receive.blocking_recv() {
+            if stopped.load(Relaxed) {
+                break;
+            }
             part.write(&bytes).map_err(disk)?;
         }
         if part.done() < size {
@@ -209,6 +212,7 @@ pub(super) async fn fetch(
             hot.speed.copied(size.saturating_sub(from), started.elapsed());
             Ok((CopyRecord::copied(generation.to_owned(), size, checksum), room))
         }
+        (None, Ok(Ok(_))) if stop.load(Relaxed) => Err(Failure::Stopped),
         (None, Ok(Ok(_))) => Err(Failure::Failed(Error::new(
             ErrorKind::Corrupt,
             "the store gave fewer bytes than the file has",

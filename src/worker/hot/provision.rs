@@ -1,6 +1,6 @@
 //! Making a segment writable here, and giving that up.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use springhouse_fuse::{error::ErrorKind, store::StorePath};
 use springhouse_gateway::{
@@ -182,7 +182,13 @@ impl Hot {
                 let stop = Arc::clone(&segment.state.lock().stop);
                 let fetched = fetch(self, segment, path, generation, true, &stop).await;
                 self.count_fetch(&fetched);
-                let (copy, room) = fetched.map_err(super::fetch::Failure::into_api)?;
+                let (copy, room) = match fetched {
+                    Err(super::fetch::Failure::Stopped) if !self.stopping.load(Relaxed) => {
+                        self.data.remove_part(&segment.id).map_err(of_disk)?;
+                        return Err(ApiError::new(ErrorCode::Conflict, "the copy was cancelled"));
+                    }
+                    fetched => fetched.map_err(super::fetch::Failure::into_api)?,
+                };
                 (copy, Some(room))
             }
             None => (self.create(segment, path, &asked.schema_sql).await?, None),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,7 +11,7 @@ use springhouse_gateway::{
     api::{
         client::{ClientError, Registrar},
         error::ErrorCode,
-        hot::{Assignment, Token},
+        hot::{AssignedSegment, Assignment, Token},
         types::LeaseAnswer,
     },
     segment::SegmentId,
@@ -26,6 +26,7 @@ use super::{
     Hot,
     fences::{KEEP, LOOK_EVERY},
     fetch::{Failure, fetch},
+    segment::Segment,
 };
 /// How often written copies are looked at: their size, writers that nobody needs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -231,7 +232,7 @@ impl Hot {
                 }
                 .map_err(|error| (error.message, RETRY_COPY))
             }
-            Err(Failure::Stopped) => return,
+            Err(Failure::Stopped) => return self.fetch_stopped(&segment, &wanted),
             Err(failure) => Err((failure.reason(), RETRY_COPY)),
         };
         match outcome {
@@ -243,6 +244,26 @@ impl Hot {
                 self.push_later(id, again);
             }
         }
+    }
+
+    /// A copy was stopped: the worker stops, it is not wanted any more, or somebody cancelled it. The caller has
+    /// the segment's turn.
+    fn fetch_stopped(&self, segment: &Segment, fetched: &AssignedSegment) {
+        if self.stopping.load(Relaxed) {
+            return; // the next start goes on with it
+        }
+        if let Err(error) = self.data.remove_part(&segment.id) {
+            tracing::warn!(segment = %segment.id, %error, "what was copied of it stays on the disk");
+        }
+        {
+            let mut state = segment.state.lock();
+            if state.unwanted || state.wanted.as_ref() != Some(fetched) {
+                return;
+            }
+            state.refused =
+                Some("the copy was cancelled: `segment lower`, then `segment raise` begins it anew".into());
+        }
+        self.publish(segment);
     }
 
     /// Counts a copy by how it ended.

@@ -145,6 +145,32 @@ async fn promote_at_every_call() {
     .await;
 }
 
+#[tokio::test]
+async fn optimize_at_every_call() {
+    at_every_call(
+        async |_| {},
+        async |home| home.send("POST", "/v1/segments/1001/optimize", json!({})).await,
+        async |home, kind, acknowledged| {
+            let there = home.store.file(TARGET).expect("the segment is never gone");
+            let expected: &[u64] = if acknowledged { &[100] } else { &[10, 100] };
+            assert!(expected.contains(&there.len), "{kind:?}: {} bytes", there.len);
+            home.look_around().await;
+            let (status, answer) = home.send("POST", "/v1/segments/1001/optimize", json!({})).await;
+            assert_eq!(status, StatusCode::OK, "{kind:?}: {answer}");
+            let there = home.store.file(TARGET).expect("the segment is never gone");
+            assert_eq!(
+                (there.len, answer["generation"].as_str()),
+                (100, Some(&*there.generation.to_string()))
+            );
+            assert_eq!(home.show("1001").await["generation"], answer["generation"]);
+            assert_eq!(home.locks().await, [json!(null); 0], "{kind:?}: it leaves no lock");
+            home.provision("1001").await;
+            assert_eq!(home.execute("1001").await.0, StatusCode::OK);
+        },
+    )
+    .await;
+}
+
 /// Somebody else has replaced the file: whatever fails, the lock ends once, what was written is kept aside under
 /// a name that is known in the end, and theirs is not touched.
 async fn superseded_at_every_call(find: impl AsyncFn(&Home)) {

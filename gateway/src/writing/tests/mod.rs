@@ -1,6 +1,7 @@
 //! A gateway over a registry and a store in memory, with hot workers that exist in name only.
 
 mod at_once;
+mod cancel;
 mod copies;
 mod crash;
 mod delete;

@@ -13,7 +13,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
-    routing::{delete, post},
+    routing::{delete, get, post},
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
+        hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, HotUploaded, TOKEN_HEADER, Token},
+        optimize::{HotOptimize, HotOptimized, Layout},
     },
     discovery::memory_store::MemoryStore,
 };
@@ -60,6 +61,8 @@ pub(super) struct FakeHot {
     pub(super) hold_writes: AtomicBool,
     pub(super) go: Notify,
     pub(super) uploading: Notify,
+    /// Ends an upload that is held.
+    stop: Notify,
     /// Uploads are shorter in the store than they say.
     pub(super) cut_uploads: AtomicBool,
     /// Turns that each request lets pass.
@@ -84,6 +87,7 @@ impl FakeHot {
             hold_writes: AtomicBool::default(),
             go: Notify::new(),
             uploading: Notify::new(),
+            stop: Notify::new(),
             cut_uploads: AtomicBool::default(),
             slowness: AtomicU64::default(),
         })
@@ -95,6 +99,9 @@ impl FakeHot {
             .route("/v1/hot/{id}/execute", post(execute))
             .route("/v1/hot/{id}/query", post(query))
             .route("/v1/hot/{id}/upload", post(upload))
+            .route("/v1/hot/{id}/optimize", post(optimize))
+            .route("/v1/hot/{id}/work", delete(stop))
+            .route("/v1/work", get(work))
             .route("/v1/hot/{id}/promoted", post(promoted))
             .route("/v1/hot/{id}/release", post(release))
             .route("/v1/hot/{id}/superseded", post(superseded))
@@ -124,6 +131,18 @@ impl FakeHot {
         }
         *highest = token;
         Ok(token)
+    }
+
+    /// Uploads wait if they are to; an error if one is stopped then.
+    async fn held_up(&self) -> Result<(), ApiError> {
+        self.uploading.notify_one();
+        if !self.hold_uploads.load(SeqCst) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = self.go.notified() => Ok(()),
+            () = self.stop.notified() => Err(ApiError::new(ErrorCode::Conflict, "the upload was stopped")),
+        }
     }
 
     fn writable(&self, id: &str, headers: &HeaderMap) -> Result<Token, ApiError> {
@@ -236,14 +255,53 @@ async fn upload(
     hot.wait_for_turn().await;
     hot.writable(&id, &headers)?;
     let change = hot.get(&id).change;
-    hot.uploading.notify_one();
-    if hot.hold_uploads.load(SeqCst) {
-        hot.go.notified().await;
-    }
+    hot.held_up().await?;
     let size = 100 + change;
     let there = if hot.cut_uploads.load(SeqCst) { 5 } else { size };
     hot.store.write(&body.temporary, there, CLOCK.fetch_add(1, SeqCst));
     Ok(Json(json!({"size": size, "checksum": format!("{change:032x}"), "change": change})))
+}
+
+/// The layout is good if the file has 100 bytes.
+async fn optimize(
+    State(hot): Hot,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<HotOptimize>,
+) -> Result<Json<HotOptimized>, ApiError> {
+    hot.wait_for_turn().await;
+    hot.fence(&id, &headers)?;
+    if hot.get(&id).token.is_some() {
+        return Err(ApiError::new(ErrorCode::Locked, "it is locked for writing here"));
+    }
+    let there = hot.store.file(&body.path).filter(|file| file.generation.to_string() == body.generation);
+    let there = there.ok_or_else(|| ApiError::new(ErrorCode::SegmentReplaced, "it was replaced"))?;
+    hot.held_up().await?;
+    let reads = if there.len == 100 { 1 } else { 9 };
+    let layout = Layout {
+        page_bytes: 4096,
+        pages_before: 3,
+        pages_after: 3,
+        interior_pages: 1,
+        cold_reads_before: reads,
+        cold_reads_after: 1,
+        cold_bytes_before: 9,
+        cold_bytes_after: 9,
+    };
+    let uploaded = layout.is_gain().then(|| {
+        hot.store.write(&body.temporary, 100, CLOCK.fetch_add(1, SeqCst));
+        HotUploaded { size: 100, checksum: "0".repeat(32), change: 0 }
+    });
+    Ok(Json(HotOptimized { layout, uploaded }))
+}
+
+async fn stop(State(hot): Hot) -> StatusCode {
+    hot.stop.notify_waiters();
+    StatusCode::NO_CONTENT
+}
+
+async fn work() -> Json<Value> {
+    Json(json!({"work": []}))
 }
 
 async fn promoted(
