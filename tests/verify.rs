@@ -26,7 +26,7 @@ use crate::{
 
 tests! {
     [] sound, damaged_in_the_store, damaged_copy, nobody_to_ask, seen_and_cancelled, reader_dies;
-    [Hdfs] other_bytes_under_the_same_generation;
+    [Fuse, Hdfs] other_bytes_under_the_same_generation;
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -339,7 +339,9 @@ fn other_bytes_under_the_same_generation() {
     let gateway = Gateway::of(&dir.url());
     let api = gateway.api();
     let _hot = ["same-1", "same-2"].map(|name| Worker::hot(&dir.url(), &gateway, name));
-    gateway.wait_workers(&["same-1", "same-2"]);
+    // It reads through a mount, which has a memory of its own.
+    let _cold = Worker::of(&dir.url(), &gateway, "same-cold");
+    gateway.wait_workers(&["same-1", "same-2", "same-cold"]);
     provision(api, "seg001", &json!({}));
     good(&execute(api, "seg001", SQL));
     good(&post(api, &of("seg001", "promote"), &json!({ "release": true })));
@@ -365,6 +367,7 @@ fn other_bytes_under_the_same_generation() {
     assert_eq!(code, Some(7), "{other}");
     assert!(kinds(&other).contains(&"store_checksum".to_owned()), "{other}");
     assert!(!kinds(&other).contains(&"generation_behind".to_owned()), "{other}");
+    assert_eq!(other["store"]["worker"], "same-cold");
     let remedy = other["findings"]
         .as_array()
         .and_then(|all| all.iter().find(|finding| finding["kind"] == "store_checksum")?["remedy"].as_str());

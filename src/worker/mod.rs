@@ -144,7 +144,12 @@ impl Worker {
         let service = Arc::new(Service {
             name,
             engine,
-            verifier: Verifier::new(Arc::clone(&files), settings.cold, hot.clone()),
+            verifier: Verifier::new(
+                Arc::clone(&files),
+                settings.cold,
+                hot.clone(),
+                child.as_ref().and_then(|child| child.control().ok()),
+            ),
             files,
             registry,
             secret: settings.cluster_secret,

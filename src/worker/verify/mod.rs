@@ -13,6 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use springhouse_fuse::error::ErrorKind;
 use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
@@ -27,6 +28,7 @@ use self::file::{Looked, Target, look};
 use super::hot::{CopyLook, Hot, give_way};
 use crate::{
     clock::Busy,
+    mount::{ControlClient, api::Paths},
     query::{Content, SegmentFiles, replaced},
 };
 
@@ -42,6 +44,8 @@ pub(super) struct Verifier {
     /// Whether `files` has what the store has.
     cold: bool,
     hot: Option<Arc<Hot>>,
+    /// The own mount, which `files` is behind.
+    mount: Option<ControlClient>,
     jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
     next: AtomicU64,
     at_once: Arc<Semaphore>,
@@ -94,11 +98,17 @@ impl Drop for Running<'_> {
 }
 
 impl Verifier {
-    pub(super) fn new(files: Arc<dyn SegmentFiles>, cold: bool, hot: Option<Arc<Hot>>) -> Self {
+    pub(super) fn new(
+        files: Arc<dyn SegmentFiles>,
+        cold: bool,
+        hot: Option<Arc<Hot>>,
+        mount: Option<ControlClient>,
+    ) -> Self {
         Self {
             files,
             cold,
             hot,
+            mount,
             jobs: Mutex::default(),
             next: AtomicU64::new(0),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
@@ -156,6 +166,9 @@ impl Verifier {
             .await?;
             return Ok(of_store(looked, generation, logs));
         }
+        if depth != Depth::Header {
+            self.forget(path).await?;
+        }
         let (files, path) = (Arc::clone(&self.files), path.to_owned());
         on_thread(turn, move || {
             let opened = files.open(&path)?;
@@ -178,6 +191,20 @@ impl Verifier {
             Ok(of_store(looked, generation.to_string(), logs))
         })
         .await
+    }
+
+    /// Has the mount give up what it has cached of a file: it is the store's bytes that are asked about.
+    async fn forget(&self, path: &str) -> Result<(), ApiError> {
+        let Some(mount) = &self.mount else { return Ok(()) };
+        let paths = Paths { paths: vec![path.to_owned()], ..Paths::default() };
+        match mount.drop_paths(&paths).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(replaced()),
+            Err(error) => Err(ApiError::new(
+                ErrorCode::StoreUnavailable,
+                format!("the worker's mount does not give up what it has cached: {error}"),
+            )),
+        }
     }
 
     /// Looks at the copy of `id` here, and takes it out if it is not what was copied.
