@@ -20,8 +20,9 @@ mod shipped;
 mod supersede;
 #[cfg(test)]
 mod tests;
-mod tiers;
+pub(crate) mod tiers;
 mod turns;
+mod verify;
 mod work;
 
 use std::{
@@ -77,6 +78,7 @@ pub(crate) struct Writing {
     turns: Turns,
     /// Promotions that this process is carrying out, by segment.
     promoting: Mutex<HashMap<SegmentId, Token>>,
+    verifying: verify::Verifying,
     schema_check: OnceLock<Arc<dyn SchemaCheck>>,
 }
 
@@ -103,6 +105,7 @@ impl Writing {
             rules,
             turns: Turns::default(),
             promoting: Mutex::default(),
+            verifying: verify::Verifying::default(),
             schema_check: OnceLock::new(),
         }
     }

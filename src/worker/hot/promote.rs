@@ -36,7 +36,8 @@ use crate::{
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A scratch file that goes however the work ends.
-struct Scratch(PathBuf);
+#[derive(Debug)]
+pub(in crate::worker) struct Scratch(pub(super) PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
