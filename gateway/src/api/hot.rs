@@ -323,7 +323,7 @@ pub struct HotProvision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HotUpload {
-    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN`.
+    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN.ATTEMPT`.
     pub temporary: String,
 }
 

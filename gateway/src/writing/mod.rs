@@ -22,6 +22,7 @@ mod supersede;
 mod tests;
 mod tiers;
 mod turns;
+mod uploads;
 mod work;
 
 use std::{
@@ -34,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 
 pub use self::schemas::SchemaCheck;
-use self::turns::Turns;
+use self::{turns::Turns, uploads::Uploads};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -77,6 +78,8 @@ pub(crate) struct Writing {
     turns: Turns,
     /// Promotions that this process is carrying out, by segment.
     promoting: Mutex<HashMap<SegmentId, Token>>,
+    /// Uploads in the store that perhaps nobody waits for.
+    uploads: Mutex<Uploads>,
     schema_check: OnceLock<Arc<dyn SchemaCheck>>,
 }
 
@@ -103,6 +106,7 @@ impl Writing {
             rules,
             turns: Turns::default(),
             promoting: Mutex::default(),
+            uploads: Mutex::default(),
             schema_check: OnceLock::new(),
         }
     }

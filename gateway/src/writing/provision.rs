@@ -26,7 +26,7 @@ use crate::{
     },
     failpoint,
     registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Lock, Superseded},
+        ledger::{DEFAULT_SCHEMA, Entry, Ledger, Lock, Superseded},
         state::Amendment,
     },
     routing::workers::Worker,
@@ -90,8 +90,7 @@ impl Writing {
                     self.tell_promoted(id, &worker).await;
                 }
             }
-            // A rename of the old holder's upload that is still on its way must find nothing.
-            self.clear(&temporary(id, &lock.directory, lock.token)).await?;
+            self.clear_upload(id).await?;
         }
         let place = self.place(id).await?;
         // Under a lock it may be aged by now, and still has to be written to its end.
@@ -213,17 +212,14 @@ impl Writing {
         let id = segment.clone();
         let granted = self
             .amend(move |ledger, next| {
-                if let Some(damage) = ledger.damage_of_all() {
-                    return Err(no_tokens(damage));
-                }
+                let token = fresh(ledger, next)?;
                 if ledger.lock(&id).map(|lock| lock.token) != before {
                     return Err(ApiError::new(
                         ErrorCode::Conflict,
                         format!("the write lock of segment {id} changed meanwhile: try again"),
                     ));
                 }
-                lock.token =
-                    next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
+                lock.token = token;
                 let mut entries = vec![
                     Entry::Token(lock.token),
                     Entry::Lock(id.clone(), Some(lock.clone())),
@@ -354,17 +350,17 @@ impl Writing {
     }
 }
 
-/// Name that a promotion under `token` uploads to.
-pub(super) fn temporary(id: &SegmentId, directory: &str, token: Token) -> String {
-    format!("{}._COPYING_.{token}", id.path_in(directory))
-}
-
-/// Nobody may be given a token as long as it is not sure which were given.
-pub(super) fn no_tokens(damage: &str) -> ApiError {
-    ApiError::new(
-        ErrorCode::Internal,
-        format!("no fencing token can be given: {damage}; mend the registry (export, look, import) first"),
-    )
+/// The `next` number of the sequence of tokens. None is given as long as it is not sure which were given.
+pub(super) fn fresh(ledger: &Ledger, next: Option<Token>) -> Result<Token, ApiError> {
+    if let Some(damage) = ledger.damage_of_all() {
+        return Err(ApiError::new(
+            ErrorCode::Internal,
+            format!(
+                "no fencing token can be given: {damage}; mend the registry (export, look, import) first"
+            ),
+        ));
+    }
+    next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))
 }
 
 fn no_room(id: &SegmentId) -> ApiError {

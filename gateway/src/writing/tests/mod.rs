@@ -9,6 +9,7 @@ mod promote;
 mod provision;
 mod supersede;
 mod tiers;
+mod uploads;
 mod worker;
 
 use std::{sync::Arc, time::Duration};

@@ -62,6 +62,8 @@ pub(super) struct FakeHot {
     pub(super) uploading: Notify,
     /// Uploads are shorter in the store than they say.
     pub(super) cut_uploads: AtomicBool,
+    /// When an upload is there, the store carries out what was asked for long ago.
+    pub(super) late_catch_up: AtomicBool,
     /// Turns that each request lets pass.
     pub(super) slowness: AtomicU64,
 }
@@ -85,6 +87,7 @@ impl FakeHot {
             go: Notify::new(),
             uploading: Notify::new(),
             cut_uploads: AtomicBool::default(),
+            late_catch_up: AtomicBool::default(),
             slowness: AtomicU64::default(),
         })
     }
@@ -243,6 +246,9 @@ async fn upload(
     let size = 100 + change;
     let there = if hot.cut_uploads.load(SeqCst) { 5 } else { size };
     hot.store.write(&body.temporary, there, CLOCK.fetch_add(1, SeqCst));
+    if hot.late_catch_up.load(SeqCst) {
+        hot.store.catch_up();
+    }
     Ok(Json(json!({"size": size, "checksum": format!("{change:032x}"), "change": change})))
 }
 
