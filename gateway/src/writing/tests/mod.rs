@@ -7,6 +7,7 @@ mod delete;
 mod over_http;
 mod promote;
 mod provision;
+mod shipped;
 mod supersede;
 mod tiers;
 mod uploads;

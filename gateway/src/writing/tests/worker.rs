@@ -23,6 +23,7 @@ use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
+        ship::HotRecover,
     },
     discovery::memory_store::MemoryStore,
 };
@@ -52,6 +53,10 @@ pub(super) struct FakeHot {
     /// What was kept aside, by token: the file, and how many transactions.
     pub(super) kept: Mutex<BTreeMap<Token, (String, u64)>>,
     pub(super) full: AtomicBool,
+    /// Cannot reach the store for a provision.
+    pub(super) cut_off: AtomicBool,
+    /// What each provision was to take up.
+    pub(super) recovers: Mutex<Vec<Option<HotRecover>>>,
     /// Takes connections and answers nothing.
     pub(super) mute: AtomicBool,
     /// Uploads wait until they are told.
@@ -81,6 +86,8 @@ impl FakeHot {
             keys: Mutex::default(),
             kept: Mutex::default(),
             full: AtomicBool::default(),
+            cut_off: AtomicBool::default(),
+            recovers: Mutex::default(),
             mute: AtomicBool::default(),
             hold_uploads: AtomicBool::default(),
             hold_writes: AtomicBool::default(),
@@ -169,6 +176,13 @@ async fn provision(
     let token = hot.fence(&id, &headers)?;
     if hot.full.load(SeqCst) {
         return Err(ApiError::new(ErrorCode::NoRoom, "the disk is full"));
+    }
+    hot.recovers.lock().push(body.recover);
+    if hot.cut_off.load(SeqCst) {
+        return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store cannot be reached"));
+    }
+    if body.again && !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
     }
     {
         let mut held = hot.held.lock();
@@ -272,6 +286,10 @@ async fn release(
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Result<StatusCode, ApiError> {
+    let token = hot.fence(&id, &headers)?;
+    if !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
+    }
     hot.writable(&id, &headers)?;
     let mut held = hot.held.lock();
     let held = held.get_mut(&id).expect("it is writable");

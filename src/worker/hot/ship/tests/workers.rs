@@ -295,3 +295,27 @@ async fn a_restart_goes_on_with_the_chain() {
     assert!(made["recovered"]["unused"].as_str().expect("said").contains(&damaged), "{made}");
     assert_eq!(second.values(2).await, [1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_its_data_makes_nothing_anew_under_a_token_it_had() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    first.insert(1, 1, None).await;
+    first.shipped(1).await;
+    let again = {
+        let mut body = provision(None);
+        body["again"] = json!(true);
+        body
+    };
+    first.good("/provision", 1, again.clone()).await;
+    first.lose();
+    let back = fresh(&store).await;
+    let (good, body) = back.call("POST", "/provision", 1, again).await;
+    assert_eq!((good, &body["error"]["code"]), (false, &json!("segment_not_found")), "{body}");
+    // Nor is what it does not know of counted as written to its end.
+    let (good, body) = back.call("POST", "/release", 1, json!({})).await;
+    assert_eq!((good, &body["error"]["code"]), (false, &json!("segment_not_found")), "{body}");
+    back.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!(back.values(2).await, [1]);
+}
