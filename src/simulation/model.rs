@@ -144,7 +144,11 @@ impl Segment {
                 _ if row.promoted => {}
                 // Who takes over takes up what was shipped.
                 Taking::Takeover if row.safe => {}
-                _ => (row.given_up, row.set_aside, row.safe) = (true, true, false),
+                // What is gone already is kept nowhere.
+                _ => {
+                    row.set_aside |= !row.given_up;
+                    (row.given_up, row.safe) = (true, false);
+                }
             }
         }
         self.is_disturbed |= taking == Taking::Deletion;

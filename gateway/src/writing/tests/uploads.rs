@@ -51,7 +51,7 @@ async fn what_nobody_waits_for_goes_when_it_has_stood_still() {
     home.store.write(&growing, 6, 60);
     tokio::time::advance(Duration::from_secs(2)).await;
     home.collect().await;
-    assert_eq!(home.temporaries(), [growing.clone()]);
+    assert_eq!(home.temporaries(), std::slice::from_ref(&growing));
     // It has stood still since it was looked at, as far as anybody knows.
     tokio::time::advance(OLD - Duration::from_secs(1)).await;
     home.collect().await;

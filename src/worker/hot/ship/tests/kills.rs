@@ -67,7 +67,7 @@ impl Death {
         }
     }
 
-    fn is_over(self) {
+    fn release(self) {
         self.rules.iter().for_each(Injected::release);
     }
 }
@@ -129,7 +129,7 @@ impl Known {
             let made = death.before(bench.call("POST", "/provision", self.token, body)).await;
             prop_assert!(made.as_ref().is_none_or(|(good, _)| *good), "{made:?}");
             bench.worker.kill();
-            death.is_over();
+            death.release();
             if self.from == 0 {
                 self.from = self.token;
             }
@@ -238,7 +238,7 @@ impl Known {
         let said = bench.status().await["ship"]["shipped_change"].as_u64().unwrap_or(0);
         self.safe = (self.offset + usize::try_from(said).expect("small")).max(self.promoted);
         bench.worker.kill();
-        death.is_over();
+        death.release();
         self.generation = generation(store).await;
         Ok(())
     }
@@ -250,13 +250,14 @@ proptest! {
     #[test]
     fn what_was_said_to_be_safe_is_taken_over(lives in prop::collection::vec(life(), 1..5)) {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        runtime.block_on(async {
+        let told: Result<(), TestCaseError> = runtime.block_on(async {
             let (store, mut known) = (MemoryStore::new(), Known::default());
             for life in &lives {
                 known.live(&store, life).await?;
             }
             known.take_over(&store, &[]).await?.worker.kill();
             Ok(())
-        })?;
+        });
+        told?;
     }
 }
