@@ -12,6 +12,7 @@ mod manifests;
 mod tests;
 mod tiers;
 mod verify;
+mod wanting;
 
 pub use self::manifests::Written;
 
@@ -307,8 +308,8 @@ impl Copies {
         self.inner.lock().desks.count(worker)
     }
 
-    /// Places again what moved, and everything if the workers did. Costs little if nothing did, otherwise
-    /// what is raised times the workers: not for a thread that serves requests. `live`: asked in its turn,
+    /// Places again what moved, what had no room where there is room now, and everything if the workers
+    /// changed. Costs little if nothing did, otherwise what is raised times the workers: not for a thread that serves requests. `live`: asked in its turn,
     /// because a list from before a wait would undo what was placed with a later one.
     pub fn refresh(&self, live: impl FnOnce() -> (Vec<HotWorker>, Instant)) {
         let mut planner = self.planner.lock();
@@ -343,6 +344,7 @@ impl Copies {
                 planner.place_one(id, wish, set);
             }
         }
+        planner.fill_room(|id| self.wish(id), set);
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if changes {
