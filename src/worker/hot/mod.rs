@@ -48,6 +48,7 @@ mod pace;
 mod part;
 mod promote;
 mod provision;
+mod queue;
 mod record;
 mod room;
 mod segment;
@@ -60,8 +61,8 @@ mod tests;
 
 pub use self::settings::HotSettings;
 use self::{
-    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, speed::Speed,
-    tend::Queue,
+    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, queue::Queue, room::Rooms, segment::Segment,
+    speed::Speed,
 };
 pub(super) use self::{files::Files, tend::Loops};
 use crate::query::{
