@@ -34,6 +34,9 @@ pub const LOCK_HEADER: &str = "springhouse-lock";
 /// Answer header of a query while the gateway cannot read the store: `unreachable`. The answer is from a copy,
 /// and nobody knows whether the store has a newer generation.
 pub const STORE_HEADER: &str = "springhouse-store";
+/// Answer header of `execute`: number of the last transaction that it made, [`ExecuteAnswer::change`]; so who
+/// passes the answer on knows it without reading it.
+pub const CHANGE_HEADER: &str = "springhouse-change";
 /// Request header of `execute`: a request with a key that was applied before is answered as it was then,
 /// and changes nothing. 1 to 200 bytes of visible ASCII.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";

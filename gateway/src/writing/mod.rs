@@ -148,6 +148,8 @@ impl Writing {
         let info = |id: &SegmentId, lock: &Lock| {
             let lives = self.routing.workers.live(&lock.worker, now).is_some_and(|w| w.hot.is_some());
             let written = self.routing.copies.written(&lock.worker, id, lock.token);
+            // A promotion is known here before the holder tells of it.
+            let safe = written.map(|written| written.safe.max(lock.base_change));
             LockInfo {
                 segment: id.to_string(),
                 worker: lock.worker.clone(),
@@ -156,8 +158,8 @@ impl Writing {
                 since_ms: lock.since_ms,
                 schema: lock.schema.clone(),
                 promoting: promoting.contains_key(id),
-                change: written.map(|written| written.change),
-                safe_change: written.map(|written| written.safe),
+                change: written.map(|written| written.change).max(safe),
+                safe_change: safe,
                 ship: lock.ship,
             }
         };

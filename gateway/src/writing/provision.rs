@@ -185,6 +185,7 @@ impl Writing {
                     self.set_ready(id, lock.token, &made).await?;
                     failpoint::pass("gateway.provision.ready").await;
                     tracing::info!(segment = %id, worker = &*worker.name, token = lock.token, "write lock granted");
+                    self.routing.copies.acknowledged(id, lock.token, made.segment.change);
                     self.routing.copies.reconsider(id);
                     let answer = answer(id, &lock, worker, true, base.is_none(), schema, made.segment.size);
                     let recovered = taken.filter(Taken::is_told).map(|taken| taken.told(made.recovered));

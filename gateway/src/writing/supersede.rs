@@ -33,8 +33,8 @@ use crate::{
     store::{Generation, StoreEntry},
 };
 
-/// Segments decided about, and holders told, at the same time.
-const AT_ONCE: usize = 16;
+/// Segments decided about, settled, and holders told, at the same time.
+pub(super) const AT_ONCE: usize = 16;
 /// For so long people are told of a lock that ended.
 const REMEMBERED_MS: i64 = 7 * 24 * 3600 * 1000;
 

@@ -38,6 +38,31 @@ async fn what_was_written_becomes_the_generation_in_the_store() {
 }
 
 #[tokio::test]
+async fn locks_tell_at_once_what_is_in_the_store() {
+    let home = Home::new(2).await;
+    let in_store = async || {
+        let lock = home.locks().await.remove(0);
+        (lock["change"].as_u64(), lock["safe_change"].as_u64())
+    };
+    // No worker sends a manifest here.
+    let holder = home.provision("1001").await["worker"].clone();
+    assert_eq!(in_store().await, (Some(0), Some(0)));
+    home.execute("1001").await;
+    home.execute("1001").await;
+    assert_eq!(in_store().await, (Some(2), Some(0)));
+    home.promote("1001").await;
+    assert_eq!(in_store().await, (Some(2), Some(2)));
+    home.execute("1001").await;
+    home.gateway.core().writing.place_copies().await;
+    assert_eq!(in_store().await, (Some(3), Some(2)), "remembered as long as the lock is held");
+    let path = "/v1/segments/1001/provision";
+    let (_, answer) = home.send("POST", path, json!({"takeover": true})).await;
+    assert_ne!(answer["worker"], holder);
+    assert_eq!(answer["recovered"]["acknowledged"], 3, "{answer}");
+    assert!(in_store().await.0 < Some(3), "another lock");
+}
+
+#[tokio::test]
 async fn a_new_segment_is_promoted_and_released() {
     let home = Home::new(1).await;
     home.provision("new1").await;

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
+        hot::{CHANGE_HEADER, CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
         ship::HotRecover,
     },
     discovery::memory_store::MemoryStore,
@@ -209,12 +209,13 @@ async fn execute(
     State(hot): Hot,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<([(&'static str, String); 1], Json<Value>), ApiError> {
+    let answer = |change: u64, answer: Value| ([(CHANGE_HEADER, change.to_string())], Json(answer));
     hot.wait_for_turn().await;
     let token = hot.writable(&id, &headers)?;
     let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(|key| format!("{id}/{key}"));
     if let Some(change) = key.as_ref().and_then(|key| hot.keys.lock().get(key).copied()) {
-        return Ok(Json(json!({"results": [], "change": change, "repeated": true})));
+        return Ok(answer(change, json!({"results": [], "change": change, "repeated": true})));
     }
     let change = {
         let mut held = hot.held.lock();
@@ -229,7 +230,7 @@ async fn execute(
         hot.uploading.notify_one();
         hot.go.notified().await;
     }
-    Ok(Json(json!({"results": [], "change": change, "repeated": false, "token": token})))
+    Ok(answer(change, json!({"results": [], "change": change, "repeated": false, "token": token})))
 }
 
 async fn query(State(hot): Hot, Path(id): Path<String>, headers: HeaderMap) -> Response {
