@@ -84,7 +84,7 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Result<Response, A
             ("raised_by_hand", hand),
             ("raised_by_heat", heat),
             ("lowered_by_hand", lowered),
-            ("kept_by_rule", core.routing.copies.kept().len()),
+            ("kept_by_rule", core.routing.copies.kept_count()),
             ("heat_known", core.routing.heat.known()),
         ] {
             metrics.tiers.with_label_values(&[kind]).set(i64::try_from(n).unwrap_or(i64::MAX));

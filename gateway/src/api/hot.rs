@@ -34,6 +34,9 @@ pub const LOCK_HEADER: &str = "springhouse-lock";
 /// Answer header of a query while the gateway cannot read the store: `unreachable`. The answer is from a copy,
 /// and nobody knows whether the store has a newer generation.
 pub const STORE_HEADER: &str = "springhouse-store";
+/// Answer header of `execute`: number of the last transaction that it made, [`ExecuteAnswer::change`]; so who
+/// passes the answer on knows it without reading it.
+pub const CHANGE_HEADER: &str = "springhouse-change";
 /// Request header of `execute`: a request with a key that was applied before is answered as it was then,
 /// and changes nothing. 1 to 200 bytes of visible ASCII.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
@@ -317,13 +320,17 @@ pub struct HotProvision {
     /// Take up what former holders have shipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recover: Option<HotRecover>,
+    /// The segment has been writable here under this token. A worker that knows nothing of that has lost its
+    /// data, and refuses with `segment_not_found`: what was acknowledged is not begun anew without a word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// `POST /v1/hot/{id}/upload`: make a consistent copy, relaid, check it, upload it and verify it there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HotUpload {
-    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN`.
+    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN.ATTEMPT`.
     pub temporary: String,
 }
 

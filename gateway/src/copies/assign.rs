@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{CopyRules, HotWorker};
+use super::{CopyRules, HotWorker, wanting::Wanting};
 use crate::{
     api::hot::AssignedSegment,
     placement::{
@@ -41,6 +41,8 @@ pub(super) struct Planner {
     index: HashMap<Arc<str>, usize>,
     used: Vec<u64>,
     places: HashMap<SegmentId, Placed>,
+    /// Those of them that have fewer copies than they shall.
+    wanting: Wanting,
     /// When a worker was alive last.
     seen: HashMap<Arc<str>, Instant>,
 }
@@ -97,6 +99,7 @@ impl Planner {
         set: impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
     ) {
         self.used.fill(0);
+        self.wanting.clear(self.nodes.len());
         let mut former = std::mem::take(&mut self.places);
         for id in ids {
             let before = former.remove(id);
@@ -115,12 +118,35 @@ impl Planner {
         set: impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
     ) {
         let before = self.places.remove(id);
-        for worker in before.iter().flat_map(|placed| &placed.workers) {
-            if let (Some(&node), Some(placed)) = (self.index.get(worker), &before) {
-                self.used[node] = self.used[node].saturating_sub(placed.facts.size);
+        if let Some(placed) = &before {
+            self.wanting.remove(placed.facts.size, id);
+            for worker in &placed.workers {
+                if let Some(&node) = self.index.get(worker) {
+                    self.used[node] = self.used[node].saturating_sub(placed.facts.size);
+                }
             }
         }
         self.place(id, wished, before, &set);
+    }
+
+    /// Places what found no room for all of its copies, where there is room by now. Costs little if no worker has more room than when they were tried last.
+    pub(super) fn fill_room(
+        &mut self,
+        wish: impl Fn(&SegmentId) -> Option<Wished>,
+        set: impl Fn(&SegmentId, &[Arc<str>], Option<&AssignedSegment>),
+    ) {
+        self.wanting.offer(room(&self.nodes, &self.used));
+        while self.wanting.is_offered() {
+            let most = room(&self.nodes, &self.used).max().unwrap_or(0);
+            let may_fit = |size: u64, id: &SegmentId| {
+                let holders = self.places.get(id).map(|placed| placed.workers.as_slice()).unwrap_or_default();
+                let mut open = self.nodes.iter().zip(room(&self.nodes, &self.used));
+                open.any(|(node, room)| size < room && !holders.contains(&node.name))
+            };
+            let Some(id) = self.wanting.next(most, may_fit) else { break };
+            self.place_one(&id, wish(&id), &set);
+        }
+        self.wanting.tried(room(&self.nodes, &self.used));
     }
 
     fn place(
@@ -149,6 +175,10 @@ impl Planner {
                     size: facts.size,
                 };
                 set(id, &workers, Some(&segment));
+            }
+            let pinned = |pin: &usize| workers.contains(&self.nodes[*pin].name);
+            if workers.len() < wished.copies || !pins.iter().all(pinned) {
+                self.wanting.insert(facts.size, id.clone(), room(&self.nodes, &self.used));
             }
             self.places.insert(id.clone(), Placed { facts, copies: wished.copies, workers: workers.clone() });
         }
@@ -210,6 +240,16 @@ impl Trial {
     }
 }
 
+/// For each worker the smallest size that it has no room for.
+fn room<'a>(nodes: &'a [Node], used: &'a [u64]) -> impl Iterator<Item = u64> + 'a {
+    nodes.iter().zip(used).map(|(node, used)| match node.intake {
+        Intake::Open => {
+            node.quota.checked_sub(node.taken.saturating_add(*used)).map_or(0, |free| free.saturating_add(1))
+        }
+        Intake::Closed | Intake::Gone => 0,
+    })
+}
+
 /// A quota rounded down, by less than 2 %: one that follows the disk's free space must not make
 /// everything be placed anew with each heartbeat.
 fn steady(quota: u64) -> u64 {
@@ -218,15 +258,4 @@ fn steady(quota: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::steady;
-
-    #[test]
-    fn quotas_are_rounded_down_a_little() {
-        for quota in [0, 1, 99, 127, 128, 1000, 123_456_789, u64::MAX] {
-            let rounded = steady(quota);
-            assert!(rounded <= quota && quota - rounded <= quota / 64, "{quota} {rounded}");
-        }
-        assert_eq!(steady(1_000_000_000), steady(1_000_900_000));
-    }
-}
+mod tests;

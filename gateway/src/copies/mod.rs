@@ -12,11 +12,12 @@ mod manifests;
 mod tests;
 mod tiers;
 mod verify;
+mod wanting;
 
 pub use self::manifests::Written;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -81,6 +82,9 @@ pub struct Copies {
     rules: CopyRules,
     planner: Mutex<Planner>,
     inner: Mutex<Inner>,
+    /// Last transaction of each segment that was acknowledged through this gateway, and the token that it was
+    /// written under: manifests are behind.
+    acknowledged: Mutex<HashMap<SegmentId, (Token, u64)>>,
     /// What rules keep hot; taken after the planner's lock, and for moments by whoever places.
     kept: Mutex<Kept>,
 }
@@ -108,7 +112,14 @@ impl Copies {
     pub fn new(state: Arc<State>, rules: CopyRules) -> Self {
         let first_version = state.meta().epoch << 32;
         let inner = Inner { manifests: Manifests::default(), desks: Desks::new(first_version) };
-        Self { state, rules, planner: Mutex::default(), inner: Mutex::new(inner), kept: Mutex::default() }
+        Self {
+            state,
+            rules,
+            planner: Mutex::default(),
+            inner: Mutex::new(inner),
+            acknowledged: Mutex::default(),
+            kept: Mutex::default(),
+        }
     }
 
     /// What a heartbeat of a hot worker is answered with: version of its assignment, and of its manifest
@@ -262,8 +273,26 @@ impl Copies {
 
     /// How far `worker` said to be with writing `id` under `token`, also if it is not alive any more.
     pub fn written(&self, worker: &str, id: &SegmentId, token: Token) -> Option<Written> {
-        let inner = self.inner.lock();
-        inner.manifests.copy(worker, id).filter(|copy| copy.token == Some(token)).map(|copy| copy.written)
+        let acknowledged = self.acknowledged.lock().get(id).filter(|(of, _)| *of == token).map(|last| last.1);
+        let told = {
+            let inner = self.inner.lock();
+            inner.manifests.copy(worker, id).filter(|copy| copy.token == Some(token)).map(|copy| copy.written)
+        };
+        match (told, acknowledged) {
+            (Some(told), Some(change)) => Some(Written { change: told.change.max(change), ..told }),
+            (None, Some(change)) => Some(Written { change, safe: 0 }),
+            (told, None) => told,
+        }
+    }
+
+    /// The holder of `token` acknowledged transaction `change` of `id`, and with it all before.
+    pub fn acknowledged(&self, id: &SegmentId, token: Token, change: u64) {
+        let mut acknowledged = self.acknowledged.lock();
+        match acknowledged.get_mut(id) {
+            // Answers come in any order.
+            Some(last) => *last = (*last).max((token, change)),
+            None => drop(acknowledged.insert(id.clone(), (token, change))),
+        }
     }
 
     /// Workers that have anything of `id`.
@@ -307,8 +336,8 @@ impl Copies {
         self.inner.lock().desks.count(worker)
     }
 
-    /// Places again what moved, and everything if the workers did. Costs little if nothing did, otherwise
-    /// what is raised times the workers: not for a thread that serves requests. `live`: asked in its turn,
+    /// Places again what moved, what had no room where there is room now, and everything if the workers
+    /// changed. Costs little if nothing did, otherwise what is raised times the workers: not for a thread that serves requests. `live`: asked in its turn,
     /// because a list from before a wait would undo what was placed with a later one.
     pub fn refresh(&self, live: impl FnOnce() -> (Vec<HotWorker>, Instant)) {
         let mut planner = self.planner.lock();
@@ -343,6 +372,7 @@ impl Copies {
                 planner.place_one(id, wish, set);
             }
         }
+        planner.fill_room(|id| self.wish(id), set);
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         if changes {
@@ -357,6 +387,9 @@ impl Copies {
         let live: HashSet<&str> = live.iter().map(|worker| &*worker.name).collect();
         inner.desks.forget(now, |name| live.contains(name));
         inner.manifests.forget(|name| inner.desks.knows(name));
+        let ledger = self.state.ledger();
+        let is_held = |id: &SegmentId, token: Token| ledger.lock(id).is_some_and(|lock| lock.token == token);
+        self.acknowledged.lock().retain(|id, (token, _)| is_held(id, *token));
     }
 
     /// What is wished for `id`, and where it lies; `None`: nothing, or it is not in the store.

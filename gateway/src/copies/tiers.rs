@@ -109,6 +109,11 @@ impl Copies {
         self.planner.lock().trial()
     }
 
+    /// How many segments rules keep hot.
+    pub fn kept_count(&self) -> usize {
+        self.kept.lock().segments.len()
+    }
+
     /// Segments that rules keep hot, without those that have a wish of their own.
     pub fn kept(&self) -> Vec<SegmentId> {
         let mut kept: Vec<SegmentId> = self.kept.lock().segments.keys().cloned().collect();

@@ -10,7 +10,7 @@ use super::Writing;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{IDEMPOTENCY_HEADER, Token},
+        hot::{CHANGE_HEADER, IDEMPOTENCY_HEADER, Token},
     },
     failpoint,
     routing::{Attempt, Call, target_headers},
@@ -71,6 +71,11 @@ impl Writing {
                             ),
                         ));
                     }
+                    if parts.status.is_success()
+                        && let Some(change) = number(parts.headers.get(CHANGE_HEADER))
+                    {
+                        self.routing.copies.acknowledged(id, lock.token, change);
+                    }
                     return Ok(self.routing.relay(&worker, write.deadline, parts, body, in_flight));
                 }
                 Attempt::Unreachable(reason) => {
@@ -93,6 +98,10 @@ impl Writing {
             }
         }
     }
+}
+
+fn number(header: Option<&HeaderValue>) -> Option<u64> {
+    header?.to_str().ok()?.parse().ok()
 }
 
 /// Nobody knows whether it was applied.

@@ -22,6 +22,7 @@ mod supersede;
 mod tests;
 pub(crate) mod tiers;
 mod turns;
+mod uploads;
 mod verify;
 mod work;
 
@@ -35,7 +36,7 @@ use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 
 pub use self::schemas::SchemaCheck;
-use self::turns::Turns;
+use self::{turns::Turns, uploads::Uploads};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -78,6 +79,8 @@ pub(crate) struct Writing {
     turns: Turns,
     /// Promotions that this process is carrying out, by segment.
     promoting: Mutex<HashMap<SegmentId, Token>>,
+    /// Uploads in the store that perhaps nobody waits for.
+    uploads: Mutex<Uploads>,
     verifying: verify::Verifying,
     schema_check: OnceLock<Arc<dyn SchemaCheck>>,
 }
@@ -105,6 +108,7 @@ impl Writing {
             rules,
             turns: Turns::default(),
             promoting: Mutex::default(),
+            uploads: Mutex::default(),
             verifying: verify::Verifying::default(),
             schema_check: OnceLock::new(),
         }
@@ -144,6 +148,8 @@ impl Writing {
         let info = |id: &SegmentId, lock: &Lock| {
             let lives = self.routing.workers.live(&lock.worker, now).is_some_and(|w| w.hot.is_some());
             let written = self.routing.copies.written(&lock.worker, id, lock.token);
+            // A promotion is known here before the holder tells of it.
+            let safe = written.map(|written| written.safe.max(lock.base_change));
             LockInfo {
                 segment: id.to_string(),
                 worker: lock.worker.clone(),
@@ -152,8 +158,8 @@ impl Writing {
                 since_ms: lock.since_ms,
                 schema: lock.schema.clone(),
                 promoting: promoting.contains_key(id),
-                change: written.map(|written| written.change),
-                safe_change: written.map(|written| written.safe),
+                change: written.map(|written| written.change).max(safe),
+                safe_change: safe,
                 ship: lock.ship,
             }
         };

@@ -8,17 +8,14 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use super::{Writing, in_doubt, promote::Promoting, provision::temporary};
+use super::{Writing, in_doubt, promote::Promoting};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::Token,
         optimize::{HotOptimize, HotOptimized, OptimizeAnswer},
     },
-    registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Intent, Lock},
-        state::Amendment,
-    },
+    registry::ledger::{DEFAULT_SCHEMA, Intent, Lock},
     routing::workers::Worker,
     segment::SegmentId,
     store::Generation,
@@ -69,7 +66,7 @@ impl Writing {
                 return Err(refuse(old));
             }
             // A rename of what was uploaded under it that is still on its way must find nothing.
-            self.clear(&temporary(id, &old.directory, old.token)).await?;
+            self.clear_upload(id).await?;
         }
         let workers = self.writers(id, &place, None)?;
         let Some(worker) = workers.into_iter().next() else {
@@ -90,16 +87,7 @@ impl Writing {
         };
         let lock = self.grant(id, old.map(|old| old.token), lock).await?;
         let promoting = self.promoting_now(id, lock.token)?;
-        let intent = Intent {
-            token: lock.token,
-            temporary: temporary(id, &lock.directory, lock.token),
-            path: id.path_in(&lock.directory),
-            expected: lock.base,
-            uploaded: None,
-        };
-        let (segment, written) = (id.clone(), intent.clone());
-        self.amend(move |_, _| Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ())))
-            .await?;
+        let intent = self.intend(id, &lock, lock.base).await?;
         Ok((promoting, intent, worker))
     }
 

@@ -1,6 +1,8 @@
 //! Ending or undoing what a crash, or an answer that never came, has left open.
 
-use super::{Writing, in_doubt};
+use futures::StreamExt;
+
+use super::{Writing, in_doubt, supersede::AT_ONCE};
 use crate::{
     api::error::ApiError,
     failpoint,
@@ -127,17 +129,20 @@ impl Writing {
             let deleting = ledger.tombstones().filter(|(_, t)| t.done_ms.is_none()).map(|(id, _)| id);
             ledger.intents().map(|(id, _)| id).chain(deleting).cloned().collect()
         };
-        for id in open {
-            // Whoever has the turn settles it, or is carrying it out.
-            let Some(_turn) = self.turns.try_take(&id) else { continue };
-            let damage = self.state.ledger().damage(&id).map(str::to_owned);
-            let settled = match damage {
-                Some(damage) => Err(in_doubt(&id, &damage)),
-                None => self.settle(&id).await,
-            };
-            if let Err(error) = settled {
-                tracing::warn!(segment = %id, %error, "what is open stays open for now");
-            }
+        // A worker that says nothing, or a store, holds each up until a deadline.
+        futures::stream::iter(&open).for_each_concurrent(AT_ONCE, |id| self.settle_open(id)).await;
+    }
+
+    async fn settle_open(&self, id: &SegmentId) {
+        // Whoever has the turn settles it, or is carrying it out.
+        let Some(_turn) = self.turns.try_take(id) else { return };
+        let damage = self.state.ledger().damage(id).map(str::to_owned);
+        let settled = match damage {
+            Some(damage) => Err(in_doubt(id, &damage)),
+            None => self.settle(id).await,
+        };
+        if let Err(error) = settled {
+            tracing::warn!(segment = %id, %error, "what is open stays open for now");
         }
     }
 }

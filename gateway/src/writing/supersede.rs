@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Writing, not_provisioned, provision::temporary, release::SHORT_CALL_MAX};
+use super::{Writing, not_provisioned, release::SHORT_CALL_MAX};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -33,8 +33,8 @@ use crate::{
     store::{Generation, StoreEntry},
 };
 
-/// Segments decided about, and holders told, at the same time.
-const AT_ONCE: usize = 16;
+/// Segments decided about, settled, and holders told, at the same time.
+pub(super) const AT_ONCE: usize = 16;
 /// For so long people are told of a lock that ended.
 const REMEMBERED_MS: i64 = 7 * 24 * 3600 * 1000;
 
@@ -113,8 +113,7 @@ impl Writing {
         directory: String,
         entry: &StoreEntry,
     ) -> Result<ApiError, ApiError> {
-        // A rename of its upload that is still on its way must find nothing.
-        self.clear(&temporary(id, &lock.directory, lock.token)).await?;
+        self.clear_upload(id).await?;
         let record = Superseded {
             worker: lock.worker.clone(),
             token: lock.token,

@@ -19,9 +19,9 @@ use springhouse_gateway::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{
-            CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted, HotProvision,
-            HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest, Script,
-            Statements, TOKEN_HEADER, Token,
+            CHANGE_HEADER, CopyState, ExecuteAnswer, ExecuteRequest, HotAside, HotList, HotPromoted,
+            HotProvision, HotSegment, HotStatus, HotUpload, HotUploaded, IDEMPOTENCY_HEADER, ReleaseRequest,
+            Script, Statements, TOKEN_HEADER, Token,
         },
         optimize::{HotOptimize, HotOptimized},
         ship::HotProvisioned,
@@ -290,7 +290,7 @@ async fn execute(
     Path(id): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Answer<ExecuteAnswer> {
+) -> Result<([(&'static str, String); 1], Json<ExecuteAnswer>), ApiError> {
     let arrived = clock::now();
     let (id, token) = (parse_id(&id)?, token(&headers)?);
     let left = header(&headers, DEADLINE_HEADER)?
@@ -314,5 +314,6 @@ async fn execute(
     };
     let deadline = arrived + timeout_ms.map_or(patience, |ms| Duration::from_millis(ms).min(patience));
     let key = key.map(|text| Key { text: text.to_owned(), digest });
-    hot.execute(&id, token, Execute { request, key, deadline, size }).await.map(Json)
+    let answer = hot.execute(&id, token, Execute { request, key, deadline, size }).await?;
+    Ok(([(CHANGE_HEADER, answer.change.to_string())], Json(answer)))
 }

@@ -48,6 +48,7 @@ mod pace;
 mod part;
 mod promote;
 mod provision;
+mod queue;
 mod record;
 mod room;
 mod segment;
@@ -61,8 +62,8 @@ mod verify;
 
 pub use self::settings::HotSettings;
 use self::{
-    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, room::Rooms, segment::Segment, speed::Speed,
-    tend::Queue,
+    data::Data, manifest::Entries, metrics::Metrics, pace::Pace, queue::Queue, room::Rooms, segment::Segment,
+    speed::Speed,
 };
 pub(super) use self::{files::Files, pace::give_way, part::check_header, tend::Loops, verify::CopyLook};
 use crate::query::{

@@ -1,12 +1,11 @@
 //! What goes on by itself: copies that the assignment asks for, the manifest, and upkeep.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use parking_lot::Mutex;
 use springhouse_gateway::{
     api::{
         client::{ClientError, Registrar},
@@ -17,9 +16,9 @@ use springhouse_gateway::{
     segment::SegmentId,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::{JoinSet, spawn_blocking},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -51,69 +50,6 @@ const END_MAX: Duration = Duration::from_secs(5);
 pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Segments to be looked at, each once.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    state: Mutex<Waiting>,
-    more: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    order: VecDeque<String>,
-    ids: HashSet<String>,
-    leftovers: Vec<SegmentId>,
-    closed: bool,
-}
-
-impl Queue {
-    /// Looks at `id` soon.
-    pub(super) fn push(&self, id: &str) {
-        {
-            let mut state = self.state.lock();
-            if state.closed || !state.ids.insert(id.to_owned()) {
-                return;
-            }
-            state.order.push_back(id.to_owned());
-        }
-        self.more.notify_one();
-    }
-
-    /// Parts of an earlier process.
-    pub(super) fn set_leftovers(&self, parts: Vec<SegmentId>) {
-        self.state.lock().leftovers = parts;
-    }
-
-    /// Nobody looks at anything any more.
-    pub(super) fn close(&self) {
-        self.state.lock().closed = true;
-        self.more.notify_waiters();
-    }
-
-    /// The next id; `None` once it is closed.
-    async fn next(&self) -> Option<String> {
-        loop {
-            let more = self.more.notified();
-            tokio::pin!(more);
-            more.as_mut().enable();
-            {
-                let mut state = self.state.lock();
-                if state.closed {
-                    return None;
-                }
-                if let Some(id) = state.order.pop_front() {
-                    state.ids.remove(&id);
-                    if !state.order.is_empty() {
-                        self.more.notify_one();
-                    }
-                    return Some(id);
-                }
-            }
-            more.await;
-        }
-    }
 }
 
 /// The loops of a worker's hot tier; dropping it ends them.
@@ -178,10 +114,14 @@ impl Loops {
 
 impl Hot {
     fn push_later(self: &Arc<Self>, id: &str, after: Duration) {
+        let due = Instant::now() + after;
+        if !self.queue.is_earliest(id, due) {
+            return;
+        }
         let (hot, id) = (Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
-            sleep(after).await;
-            hot.queue.push(&id);
+            sleep_until(due).await;
+            hot.queue.push_due(&id, due);
         });
     }
 
@@ -529,7 +469,7 @@ impl Hot {
     }
 
     fn remove_leftovers(&self) {
-        for id in std::mem::take(&mut self.queue.state.lock().leftovers) {
+        for id in self.queue.take_leftovers() {
             let wanted = self.find(id.as_str()).is_some_and(|segment| {
                 let state = segment.state.lock();
                 state.wanted.is_some() || state.fetching.is_some() || state.record.incoming.is_some()

@@ -289,6 +289,34 @@ async fn never_over_quota() {
 }
 
 #[tokio::test]
+async fn who_found_no_room_gets_it_when_room_appears() {
+    let home = Home::new(1).await;
+    let worker = &home.workers[0];
+    home.beat(worker, report(25)).await;
+    for id in ["1001", "1002", "1003", "1004"] {
+        raise(&home, id, 1).await;
+    }
+    assert_eq!(assignment(&home, worker, None).await.hold.len(), 2);
+    assert!(copies_of(&home, "1003").await.is_empty());
+    // Others go.
+    home.send("POST", "/v1/segments/1001/lower", json!({})).await;
+    let told = assignment(&home, worker, None).await;
+    assert_eq!(held(&told).len(), 2, "{told:?}");
+    assert!(!held(&told).contains(&"1001"));
+    // Something that is written there is over.
+    home.provision("1005").await;
+    publish(&home, worker, &["1005"]).await;
+    home.beat(worker, report(35)).await;
+    home.gateway.core().writing.place_copies().await;
+    assert_eq!(assignment(&home, worker, None).await.hold.len(), 2, "30 bytes with 1005");
+    home.send("POST", "/v1/segments/1005/release", json!({"force": true})).await;
+    worker.held.lock().clear();
+    publish(&home, worker, &[]).await;
+    home.gateway.core().writing.place_copies().await;
+    assert_eq!(assignment(&home, worker, None).await.hold.len(), 3);
+}
+
+#[tokio::test]
 async fn a_worker_whose_lock_was_taken_is_asked_for_its_manifest_again() {
     let home = Home::new(2).await;
     let answer = home.provision("1001").await;

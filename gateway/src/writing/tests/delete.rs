@@ -69,6 +69,32 @@ async fn a_deletion_goes_on_once_the_store_answers() {
     assert_eq!(code(&home.query("1001").await), (404, "segment_not_found"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_for_its_worker_holds_up_no_other() {
+    const WAITING: [&str; 4] = ["1001", "1003", "1004", "1005"];
+    let home = Home::new(1).await;
+    let mute = &home.workers[0];
+    home.store.unremovable.store(true, SeqCst);
+    for id in WAITING.into_iter().chain(["1002"]) {
+        let begun = home.send("DELETE", &format!("/v1/segments/{id}"), json!({})).await;
+        assert_eq!(code(&begun), (503, "store_unavailable"));
+    }
+    // It says that it has them after all, and then nothing until its lease ends.
+    for id in WAITING {
+        mute.held.lock().insert(id.into(), worker::Held::default());
+    }
+    copies::publish(&home, mute, &WAITING).await;
+    mute.mute.store(true, SeqCst);
+    home.beat(mute, report(1000)).await;
+    home.store.unremovable.store(false, SeqCst);
+    let since = tokio::time::Instant::now();
+    while home.store.file("/1/1002.sqlite").is_some() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(WAITING.iter().all(|id| home.store.file(&format!("/1/{id}.sqlite")).is_some()), "in its time");
+}
+
 #[tokio::test]
 async fn a_late_listing_does_not_bring_it_back() {
     let home = Home::new(1).await;

@@ -22,8 +22,12 @@ use tokio::sync::Notify;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        hot::{CopyState, HotAside, HotProvision, HotSegment, HotUpload, HotUploaded, TOKEN_HEADER, Token},
+        hot::{
+            CHANGE_HEADER, CopyState, HotAside, HotProvision, HotSegment, HotUpload, HotUploaded,
+            TOKEN_HEADER, Token,
+        },
         optimize::{HotOptimize, HotOptimized, Layout},
+        ship::HotRecover,
     },
     discovery::memory_store::MemoryStore,
 };
@@ -53,6 +57,10 @@ pub(super) struct FakeHot {
     /// What was kept aside, by token: the file, and how many transactions.
     pub(super) kept: Mutex<BTreeMap<Token, (String, u64)>>,
     pub(super) full: AtomicBool,
+    /// Cannot reach the store for a provision.
+    pub(super) cut_off: AtomicBool,
+    /// What each provision was to take up.
+    pub(super) recovers: Mutex<Vec<Option<HotRecover>>>,
     /// Takes connections and answers nothing.
     pub(super) mute: AtomicBool,
     /// Uploads wait until they are told.
@@ -65,6 +73,8 @@ pub(super) struct FakeHot {
     stop: Notify,
     /// Uploads are shorter in the store than they say.
     pub(super) cut_uploads: AtomicBool,
+    /// When an upload is there, the store carries out what was asked for long ago.
+    pub(super) late_catch_up: AtomicBool,
     /// Turns that each request lets pass.
     pub(super) slowness: AtomicU64,
 }
@@ -82,6 +92,8 @@ impl FakeHot {
             keys: Mutex::default(),
             kept: Mutex::default(),
             full: AtomicBool::default(),
+            cut_off: AtomicBool::default(),
+            recovers: Mutex::default(),
             mute: AtomicBool::default(),
             hold_uploads: AtomicBool::default(),
             hold_writes: AtomicBool::default(),
@@ -89,6 +101,7 @@ impl FakeHot {
             uploading: Notify::new(),
             stop: Notify::new(),
             cut_uploads: AtomicBool::default(),
+            late_catch_up: AtomicBool::default(),
             slowness: AtomicU64::default(),
         })
     }
@@ -186,6 +199,13 @@ async fn provision(
     if hot.full.load(SeqCst) {
         return Err(ApiError::new(ErrorCode::NoRoom, "the disk is full"));
     }
+    hot.recovers.lock().push(body.recover);
+    if hot.cut_off.load(SeqCst) {
+        return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store cannot be reached"));
+    }
+    if body.again && !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
+    }
     {
         let mut held = hot.held.lock();
         let held = held.entry(id.clone()).or_default();
@@ -211,12 +231,13 @@ async fn execute(
     State(hot): Hot,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<([(&'static str, String); 1], Json<Value>), ApiError> {
+    let answer = |change: u64, answer: Value| ([(CHANGE_HEADER, change.to_string())], Json(answer));
     hot.wait_for_turn().await;
     let token = hot.writable(&id, &headers)?;
     let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(|key| format!("{id}/{key}"));
     if let Some(change) = key.as_ref().and_then(|key| hot.keys.lock().get(key).copied()) {
-        return Ok(Json(json!({"results": [], "change": change, "repeated": true})));
+        return Ok(answer(change, json!({"results": [], "change": change, "repeated": true})));
     }
     let change = {
         let mut held = hot.held.lock();
@@ -231,7 +252,7 @@ async fn execute(
         hot.uploading.notify_one();
         hot.go.notified().await;
     }
-    Ok(Json(json!({"results": [], "change": change, "repeated": false, "token": token})))
+    Ok(answer(change, json!({"results": [], "change": change, "repeated": false, "token": token})))
 }
 
 async fn query(State(hot): Hot, Path(id): Path<String>, headers: HeaderMap) -> Response {
@@ -259,6 +280,9 @@ async fn upload(
     let size = 100 + change;
     let there = if hot.cut_uploads.load(SeqCst) { 5 } else { size };
     hot.store.write(&body.temporary, there, CLOCK.fetch_add(1, SeqCst));
+    if hot.late_catch_up.load(SeqCst) {
+        hot.store.catch_up();
+    }
     Ok(Json(json!({"size": size, "checksum": format!("{change:032x}"), "change": change})))
 }
 
@@ -324,6 +348,10 @@ async fn release(
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Result<StatusCode, ApiError> {
+    let token = hot.fence(&id, &headers)?;
+    if !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
+    }
     hot.writable(&id, &headers)?;
     let mut held = hot.held.lock();
     let held = held.get_mut(&id).expect("it is writable");
