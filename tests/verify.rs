@@ -272,6 +272,7 @@ fn seen_and_cancelled() {
     let here = files.path().join("here");
     let pause = format!("verify.read=pause({})", here.display());
     let mut worker = Worker::with(&store, &gateway, "seen", &["--access", "direct"]);
+    worker.kill();
     worker.start_again_with(&[(VARIABLE, &pause)]);
     gateway.wait_workers(&["seen"]);
     let run = |args: &[&str]| {
@@ -320,6 +321,7 @@ fn reader_dies() {
     let store = url(root.path());
     let gateway = Gateway::of(&store);
     let mut worker = Worker::with(&store, &gateway, "reader-1", &["--access", "direct"]);
+    worker.kill();
     worker.start_again_with(&[(VARIABLE, "verify.read=abort")]);
     gateway.wait_workers(&["reader-1"]);
     let alone = verify(gateway.api(), &["seg001"]);

@@ -216,7 +216,25 @@ impl Writing {
 
     /// Has every worker that says so look at its copy.
     async fn look_at_copies(&self, id: &SegmentId, asked: &FileVerify) -> Result<Vec<SeenCopy>, ApiError> {
-        let looked = self.copy_infos(id).into_iter().map(|info| self.look_at_copy(id, asked, info));
+        let mut infos = self.copy_infos(id);
+        let lock = self.state.ledger().lock(id).filter(|lock| lock.ready).cloned();
+        // The holder may not have told yet what it has; its copy may be all that there is of the segment.
+        if let Some(lock) = lock
+            && infos.iter().all(|info| info.worker != lock.worker)
+        {
+            infos.push(CopyInfo {
+                live: self.routing.workers.live(&lock.worker, Instant::now().into_std()).is_some(),
+                worker: lock.worker,
+                state: CopyState::Available,
+                reason: None,
+                generation: lock.base.map(|base| base.to_string()),
+                size: 0,
+                fetched: 0,
+                token: Some(lock.token),
+                unpromoted: false,
+            });
+        }
+        let looked = infos.into_iter().map(|info| self.look_at_copy(id, asked, info));
         let mut copies = Vec::new();
         for copy in join_all(looked).await {
             copies.extend(copy?);
