@@ -131,6 +131,9 @@ impl Segment {
         if at_risk && !entry.promoted {
             entry.given_up = true;
             entry.set_aside |= aside;
+        } else if !at_risk {
+            // Whatever was given up before it was known: this is the lock's that holds now.
+            (entry.given_up, entry.set_aside) = (false, false);
         }
         Ok(())
     }
@@ -295,7 +298,8 @@ impl Segment {
                 for row in self.rows.values_mut() {
                     // It ends the lock as soon as somebody sees it: what was not promoted is kept aside then,
                     // if it is on a disk.
-                    row.set_aside |= !row.promoted && !row.given_up && !row.safe;
+                    row.set_aside |= !row.given_up && !row.safe;
+                    row.set_aside &= !row.promoted;
                     (row.given_up, row.promoted, row.safe) = (true, false, false);
                 }
                 (self.foreign, self.is_disturbed) = (true, true);
