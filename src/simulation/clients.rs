@@ -313,16 +313,19 @@ impl Clients {
     }
 
     pub(super) async fn query(&self, at: usize) -> Answer {
-        let (id, before) = {
+        let (id, before, gone) = {
             let segments = self.segments.lock();
-            (segments[at].id.clone(), segments[at].required())
+            (segments[at].id.clone(), segments[at].required(), segments[at].gone())
         };
         let body = json!({"sql": ROWS_SQL});
         let answer = self.send("POST", &format!("/v1/segments/{id}/query"), &[], &body).await;
         if let Some((status, body, generation, suspended)) = &answer {
             let verdict = match *status {
                 StatusCode::OK => match rows_of(body) {
-                    Some(rows) => self.segments.lock()[at].seen(&rows, generation, *suspended, &before),
+                    Some(rows) => {
+                        let known = (&before, &gone);
+                        self.segments.lock()[at].seen(&rows, generation, *suspended, known)
+                    }
                     // Broken off, and said so.
                     None if body["error"].is_object() || body.is_null() => Ok(()),
                     None => Err(format!("{id}: an answer that is none: {body}")),

@@ -131,6 +131,9 @@ impl Segment {
         if at_risk && !entry.promoted {
             entry.given_up = true;
             entry.set_aside |= aside;
+        } else if !at_risk {
+            // Whatever was given up before it was known: this is the lock's that holds now.
+            (entry.given_up, entry.set_aside) = (false, false);
         }
         Ok(())
     }
@@ -295,7 +298,8 @@ impl Segment {
                 for row in self.rows.values_mut() {
                     // It ends the lock as soon as somebody sees it: what was not promoted is kept aside then,
                     // if it is on a disk.
-                    row.set_aside |= !row.promoted && !row.given_up && !row.safe;
+                    row.set_aside |= !row.given_up && !row.safe;
+                    row.set_aside &= !row.promoted;
                     (row.given_up, row.promoted, row.safe) = (true, false, false);
                 }
                 (self.foreign, self.is_disturbed) = (true, true);
@@ -350,8 +354,19 @@ impl Segment {
         Err(format!("{}: promoted generation {generation} lacks acknowledged rows {lost:?}", self.id))
     }
 
-    /// A query was answered. `before`: what had to be seen when it was asked.
-    pub(super) fn seen(&self, rows: &Rows, generation: &str, suspended: bool, before: &Rows) -> Verdict {
+    /// Rows of which somebody was told that they were deleted.
+    pub(super) fn gone(&self) -> Rows {
+        self.rows.iter().filter(|(_, row)| row.deleted).map(|(id, _)| *id).collect()
+    }
+
+    /// A query was answered. `before`: what had to be seen when it was asked; `gone`: what not.
+    pub(super) fn seen(
+        &self,
+        rows: &Rows,
+        generation: &str,
+        suspended: bool,
+        (before, gone): (&Rows, &Rows),
+    ) -> Verdict {
         let id = &self.id;
         if let Some(contents) = self.contents.get(generation)
             && **contents != *rows
@@ -367,7 +382,7 @@ impl Segment {
         if let Some(row) = strange {
             return Err(format!("{id}: an answer has row {row}, which nobody wrote there"));
         }
-        if let Some(row) = rows.iter().find(|row| self.rows.get(row).is_some_and(|row| row.deleted)) {
+        if let Some(row) = rows.intersection(gone).next() {
             return Err(format!("{id}: an answer has row {row}, which was deleted"));
         }
         if suspended {

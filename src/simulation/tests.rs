@@ -4,10 +4,20 @@
 //! answered before its commit; a registry that writes nothing; a worker's records kept in memory; writes
 //! dropped where they are kept aside; a promotion that counts as promoted what came after it; an answer named
 //! after a generation that it is not; queries of a locked segment answered from the store; a worker that is
-//! not told that its lock was taken; a copy that never follows the store again. Not seen within 100 seeds,
-//! perhaps because another check stands behind each: tokens unchecked on the worker alone, an
-//! acknowledgement under a lock that is gone, a rename without a look at the token or at the generation, an upload left behind by a
-//! takeover, a copy of another generation asked, idempotency keys forgotten (rows are unique there).
+//! not told that its lock was taken; a copy that never follows the store again; and, of what was added later,
+//! idempotency keys forgotten, within 100. Not seen within 100, because another check stands behind each:
+//! - Tokens unchecked on the worker alone: the gateway sends no others than the lock's, and looks at the lock
+//!   again before it passes an answer on (`writing/execute.rs`).
+//! - An acknowledgement under a lock that is gone, which is that look: the former holder would have to be busy
+//!   with a write during all of a takeover. `a_write_that_a_takeover_overtakes_is_not_acknowledged` has just that.
+//! - A rename without a look at the token: it is looked at when the upload is there and before the rename, and
+//!   whoever ends a lock takes the intent out and the upload away
+//!   (`a_takeover_in_the_middle_of_an_upload_wins`).
+//! - Or at the generation: it is looked at before the upload, after it, and before the rename
+//!   (`a_foreign_generation_is_not_replaced`).
+//! - An upload left behind by a takeover: the promotion that had begun it removes it when it ends, and what a dead
+//!   gateway left is collected (`writing/uploads.rs`).
+//! - A copy of another generation asked: the request names the generation, and the worker refuses another.
 
 #![allow(clippy::print_stdout, reason = "it is how a schedule in a process of its own reports")]
 
