@@ -47,10 +47,11 @@ mod trough;
 mod trough_manager;
 mod trough_migration;
 mod tuning;
+mod verify;
 mod write_faults;
 
 /// Those that take longest first, so that the last ones to end are short.
-const TESTS: [&[registry::Test]; 37] = [
+const TESTS: [&[registry::Test]; 38] = [
     life_faults::TESTS,
     life_outages::TESTS,
     life::TESTS,
@@ -80,6 +81,7 @@ const TESTS: [&[registry::Test]; 37] = [
     catalog::TESTS,
     access::TESTS,
     demo_runs::TESTS,
+    verify::TESTS,
     cli::TESTS,
     store_contract::TESTS,
     selftest::TESTS,

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::{Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -14,6 +14,9 @@ use crate::harness::{hdfs::Hdfs, need, need::Need, remove_state_home};
 
 /// A test that takes longer has hung: it fails, and the others go on.
 const TEST_LIMIT: Duration = Duration::from_secs(240);
+
+/// How many of the slowest tests are named at the end.
+const SLOWEST: usize = 12;
 
 /// One test: a function that panics if a promise is broken.
 pub struct Test {
@@ -48,6 +51,7 @@ impl Test {
 }
 
 static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
 
 /// All tests there are.
 pub fn all() -> impl Iterator<Item = &'static Test> {
@@ -64,6 +68,14 @@ pub fn run() -> ExitCode {
     let skipped = SKIPPED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for line in skipped.iter() {
         println!("skipped: {line}");
+    }
+    let mut times = std::mem::take(&mut *TIMES.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    times.sort_by(|a, b| b.cmp(a));
+    if times.len() > SLOWEST {
+        println!("slowest:");
+        for (time, name) in &times[..SLOWEST] {
+            println!("{:6.1} s  {name}", time.as_secs_f64());
+        }
     }
     if !left.is_empty() {
         println!("left behind: {left:?} (a worker or its mount daemon ended without unmounting)");
@@ -83,6 +95,14 @@ fn run_one(test: &'static Test) -> Result<Completion, Failed> {
             .push(format!("{}: {missing}", test.full_name()));
         return Ok(Completion::ignored_with(missing));
     }
+    let since = Instant::now();
+    let outcome = run_on_a_thread(test);
+    let mut times = TIMES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    times.push((since.elapsed(), test.full_name()));
+    outcome
+}
+
+fn run_on_a_thread(test: &'static Test) -> Result<Completion, Failed> {
     // A thread of its own, given up when it hangs; what it started dies with this process.
     let (sender, result) = mpsc::channel();
     let body = move || {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 tests! {
-    [] taken_over_without_the_disk, killed_while_shipping, collected;
+    [] taken_over_without_the_disk, back_without_its_disk, killed_while_shipping, collected;
     [Fuse, Hdfs] on_hdfs;
 }
 
@@ -135,6 +135,35 @@ fn taken_over_without_the_disk() {
     eventually("what was shipped is removed", LIMIT, || {
         files(root.path(), "crawl001").is_empty().then_some(())
     });
+}
+
+/// A holder comes back with an empty disk: nothing is begun anew under its lock, nor is that released, until
+/// somebody says so; a takeover, by itself even, has what was shipped.
+fn back_without_its_disk() {
+    let (root, dir) = (scratch(), scratch());
+    let store = url(root.path());
+    let gateway = gateway(&store, dir.path());
+    let api = gateway.api();
+    let mut holder = Worker::hot(&store, &gateway, "back1");
+    gateway.wait_workers(&["back1"]);
+    provision(api, "crawl301", &json!({}));
+    let last = execute(api, "crawl301", "create table t (id integer primary key); insert into t values (1)");
+    shipped(api, "crawl301", &last["change"]);
+    holder.kill();
+    fs::remove_dir_all(holder.copies()).expect("its disk is gone");
+    suspended(api, "crawl301");
+    holder.start_again_with(&[]);
+    eventually("it has a lease", LIMIT, || (lock(api, "crawl301")["state"] == "held").then_some(()));
+    for (what, body) in [("provision", json!({})), ("release", json!({}))] {
+        let refused = post(api, &of("crawl301", what), &body);
+        assert_eq!(refused.status, 409, "{what}");
+        let message = refused.json()["error"]["message"].to_string();
+        assert!(message.contains("came back without its data"), "{what}: {message}");
+    }
+    assert!(!files(root.path(), "crawl301").is_empty(), "what was shipped is there");
+    let taken = provision(api, "crawl301", &json!({ "takeover": true }));
+    assert_eq!(taken["recovered"]["change"], last["change"], "{taken}");
+    assert_eq!(ids(api, "crawl301"), [1]);
 }
 
 /// Killed at each named point of shipping: the takeover has all that was known to be shipped, and nothing

@@ -20,7 +20,7 @@ use crate::{
 };
 
 tests! {
-    [] raised_and_lowered_by_demand, people_win, cold_range, grown_old, copies_by_rule;
+    [] raised_and_lowered_by_demand, people_win, cold_range, grown_old, copies_by_rule, listed_page_by_page;
 }
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -284,4 +284,44 @@ fn copies_by_rule() {
     let explained = tiers(&gateway, &["explain", "hot001"]);
     assert!(explained.contains("tier = \"hot\": it always has 3 copies at least"), "{explained}");
     drop(hot);
+}
+
+/// Pages together have each segment once, the hottest first; whatever the command or a program asks for.
+fn listed_page_by_page() {
+    let root = scratch();
+    let ids: Vec<String> = (1..=5).map(|n| format!("seg00{n}")).collect();
+    ids.iter().for_each(|id| drop(segments::from_sql(root.path(), id, SQL)));
+    let store = url(root.path());
+    let gateway = Gateway::of(&store);
+    let api = gateway.api();
+    let _cold = cold(&store, &gateway);
+    gateway.wait_workers(&["cold-1"]);
+    for (id, asked) in [("seg004", 2), ("seg002", 1)] {
+        (0..asked).for_each(|_| drop(api.query(id, "select count(*) from t")));
+    }
+    ids.iter().for_each(|id| drop(good(&post(api, &of(id, "raise"), &json!({ "copies": 1 })))));
+    let expected = ["seg004", "seg002", "seg001", "seg003", "seg005"];
+    for limit in 1..=6 {
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = good(&api.get(&format!("/v1/tiers?limit={limit}{after}")));
+            let segments = page["segments"].as_array().expect("a list");
+            assert!(segments.len() <= limit && page["total"] == 5, "{page}");
+            seen.extend(segments.iter().map(|info| info["segment"].as_str().expect("an id").to_owned()));
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, expected, "{limit}");
+    }
+    let first = tiers(&gateway, &["list", "--limit", "2"]);
+    assert!(first.contains("2 of 5 shown: --limit N, --all or --after "), "{first}");
+    let next = first.trim().rsplit(' ').next().expect("a word");
+    let second = tiers(&gateway, &["list", "--limit", "2", "--after", next]);
+    assert!(second.contains("seg001") && second.contains("seg003") && !second.contains("seg002"), "{second}");
+    let all: Value = serde_json::from_str(&tiers(&gateway, &["list", "--all", "--json"])).expect("one page");
+    assert_eq!((all["segments"].as_array().map(Vec::len), &all["next"]), (Some(5), &Value::Null));
+    let bad = api.get("/v1/tiers?after=nonsense");
+    assert_eq!(refused(&bad), (400, "bad_request".into()));
 }

@@ -28,7 +28,7 @@ pub const VARIABLE: &str = "SPRINGHOUSE_FAILPOINTS";
 /// Every point, by name; those of the gateway's process begin with `gateway.`, those of `springhouse registry`
 /// with `import.` and `rebuild.`, the others are a hot worker's. A test compares this with the sources, and
 /// others kill at each of them.
-pub const POINTS: [&str; 48] = [
+pub const POINTS: [&str; 49] = [
     "copy.after_rename",
     "copy.before_rename",
     "copy.saved",
@@ -74,6 +74,7 @@ pub const POINTS: [&str; 48] = [
     "ship.after_rename",
     "ship.before_rename",
     "ship.chunk",
+    "verify.read",
     "write.after_commit",
     "write.after_keys",
     "write.before_commit",

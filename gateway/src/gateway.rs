@@ -276,6 +276,7 @@ async fn upkeep(
         for (directory, id) in discovery.take_strays() {
             writing.collect_strays(&directory, &id).await;
         }
+        writing.collect_uploads(discovery.take_uploads()).await;
         if let Some(pass) = discovery.status().last.filter(|pass| pass.complete) {
             writing.forget_deleted(pass.started_ms).await;
         }

@@ -34,6 +34,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trough;
+pub mod upload;
 pub mod writing;
 
 pub use gateway::{Gateway, StartError};

@@ -25,9 +25,9 @@ use crate::{
         import::{Former, ImportError, wishes},
         ledger::Entry,
         state::{Amendment, State},
-        verify::store::temporary,
     },
     store::{SegmentStore, StoreEntry, StoreFailure},
+    upload::UploadName,
 };
 
 /// 2020-01-01, days since 1970.
@@ -177,9 +177,9 @@ impl SegmentStore for Noting {
 
     async fn list(&self, dir: &str) -> Result<Vec<StoreEntry>, StoreFailure> {
         let entries = self.store.list(dir).await?;
-        for (_, token) in entries.iter().filter_map(|entry| temporary(&entry.name)) {
+        for name in entries.iter().filter_map(|entry| UploadName::parse(&entry.name)) {
             self.uploads.fetch_add(1, Ordering::Relaxed);
-            self.token.fetch_max(token, Ordering::Relaxed);
+            self.token.fetch_max(name.highest(), Ordering::Relaxed);
         }
         Ok(entries)
     }

@@ -4,13 +4,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Subcommand;
 use springhouse_gateway::{
-    api::tier_types::{RaisedBy, RuleInfo, TierAction, TierInfo},
+    api::{
+        client::GatewayClient,
+        tier_types::{RaisedBy, RuleInfo, TierAction, TierInfo},
+    },
     rules::TierRule,
     segment::SegmentId,
 };
 
 use super::{block_on, columns::Columns, mounts::size, print, print_json, problem, segment::Common};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 
 /// `springhouse tiers`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +35,12 @@ enum What {
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
+        /// Go on after an earlier list: its `next`
+        #[arg(long, value_name = "TEXT")]
+        after: Option<String>,
+        /// All of them, page by page; as JSON an object for each page, a line each
+        #[arg(long, conflicts_with_all = ["limit", "after"])]
+        all: bool,
     },
     /// Say what would be done with a segment's hot copies, and why; nothing is changed
     Explain {
@@ -48,25 +57,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     block_on(async move {
         let client = common.client()?;
         match what {
-            What::List { limit } => {
-                let list = client.tiers(limit).await?;
-                if common.json {
-                    return print_json(&list);
-                }
-                if list.segments.is_empty() {
-                    return print("no segment is raised, pinned or kept hot by a rule\n");
-                }
-                let shown = list.segments.len() as u64;
-                let mut table =
-                    Columns::new(["SEGMENT", "#SIZE", "#COPIES", "BY", "#QUERIES/S", "NEXT", "BECAUSE"]);
-                for info in &list.segments {
-                    table.row(row(info));
-                }
-                print(&table.text())?;
-                if shown < list.total {
-                    print(&format!("{shown} of {} shown: --limit N\n", list.total))?;
-                }
-                Ok(())
+            What::List { limit, after, all } => {
+                list(&client, if all { PAGE } else { limit }, after, all, common.json).await
             }
             What::Explain { segment } => {
                 let id = SegmentId::parse(&segment).map_err(|error| problem(error.to_string()))?;
@@ -86,6 +78,46 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// Most in one call.
+const PAGE: u32 = 10_000;
+
+async fn list(
+    client: &GatewayClient,
+    limit: u32,
+    mut after: Option<String>,
+    all: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    loop {
+        let page = client.tiers(limit, after.as_deref()).await?;
+        let is_first = after.is_none();
+        after.clone_from(&page.next);
+        if json && all {
+            let line = serde_json::to_string(&page).map_err(|error| Failure::new(Exit::Internal, error))?;
+            print(&format!("{line}\n"))?;
+        } else if json {
+            print_json(&page)?;
+        } else if page.segments.is_empty() && is_first {
+            print("no segment is raised, pinned or kept hot by a rule\n")?;
+        } else {
+            let mut table =
+                Columns::new(["SEGMENT", "#SIZE", "#COPIES", "BY", "#QUERIES/S", "NEXT", "BECAUSE"]);
+            page.segments.iter().for_each(|info| table.row(row(info)));
+            print(&table.text())?;
+        }
+        let Some(next) = &after else { return Ok(()) };
+        if !all {
+            let shown = page.segments.len();
+            return match json {
+                true => Ok(()),
+                false => {
+                    print(&format!("{shown} of {} shown: --limit N, --all or --after {next}\n", page.total))
+                }
+            };
+        }
+    }
 }
 
 fn row(info: &TierInfo) -> [String; 7] {

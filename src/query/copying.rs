@@ -60,6 +60,16 @@ impl CopyError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::Sqlite { code, .. } if code & 0xff == ffi::SQLITE_FULL)
     }
+
+    /// Whether the database is to blame, and not who reads it.
+    pub fn is_damage(&self) -> bool {
+        let of_file = |code: &i32| matches!(code & 0xff, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB);
+        match self {
+            Self::Sqlite { code, .. } => of_file(code) || *code == ffi::SQLITE_IOERR_SHORT_READ,
+            Self::Damaged(_) | Self::Differs(_) => true,
+            Self::Stopped => false,
+        }
+    }
 }
 
 /// Copies what is committed in the database `from`, which others may be writing, to `to`, which must not
@@ -139,6 +149,43 @@ pub fn verify_copy(old: &Path, new: &Path, stop: &Stop) -> Result<(), CopyError>
         }
     }
     Ok(())
+}
+
+/// What `PRAGMA integrity_check` finds in the database at `path`, or `quick_check` if `quick`: nothing, or the
+/// first ten things. `is_fixed`: nobody writes it, so no locks are taken and no log is looked for; otherwise
+/// it may be written meanwhile, and is looked at as of one moment.
+///
+/// # Errors
+/// SQLite's, also where a read failed in the middle; or `stop` was set.
+pub fn find_damage(
+    path: &Path,
+    quick: bool,
+    is_fixed: bool,
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<String>, CopyError> {
+    let asked = Arc::clone(stop);
+    let stop: Stop = Arc::new(move || asked.load(Relaxed));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = match is_fixed {
+        true => Reader::open(&immutable_uri(path)?, flags | OpenFlags::SQLITE_OPEN_URI, &stop)?,
+        false => Reader::open(&plain_name(path)?, flags, &stop)?,
+    };
+    let sql = if quick { c"PRAGMA quick_check(10)" } else { c"PRAGMA integrity_check(10)" };
+    let doing = "checking the database";
+    let mut found = Vec::new();
+    for value in database.values(doing, sql)? {
+        let Value::Text(text) = value else { continue };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        // A read that fails is a line like any other to it.
+        let code = text.rsplit_once("error code=").and_then(|(_, code)| code.trim().parse::<i32>().ok());
+        if let Some(code) = code.filter(|code| code & 0xff == ffi::SQLITE_IOERR) {
+            return Err(CopyError::Sqlite { doing, code, message: "a page could not be read".into() });
+        }
+        if text != "ok" {
+            found.push(text);
+        }
+    }
+    Ok(found)
 }
 
 /// A connection for our own statements.

@@ -33,7 +33,7 @@ pub mod write;
 
 pub use self::{
     answer::Answer,
-    copying::{CopyError, Stop, vacuum_into, verify_copy},
+    copying::{CopyError, Stop, find_damage, vacuum_into, verify_copy},
     encode::Format,
     engine::{Engine, init},
     errors::{from_io, replaced},

@@ -82,6 +82,7 @@ pub(super) enum Ask {
         pinned: bool,
     },
     Delete,
+    Optimize,
     Show,
     Discover,
 }
@@ -165,6 +166,7 @@ impl Clients {
                 self.send(method, &path(&format!("pin/w{worker}")), &[], &json!({})).await
             }
             Ask::Delete => self.delete(at).await,
+            Ask::Optimize => self.optimize(at, &path("optimize")).await,
             Ask::Show => self.send("GET", &format!("/v1/segments/{id}"), &[], &json!({})).await,
             Ask::Discover => self.send("POST", "/v1/discovery?full=true", &[], &json!({})).await,
         };
@@ -255,6 +257,13 @@ impl Clients {
             let verdict = self.segments.lock()[at].acknowledged(row, write.token, newest, change);
             self.check(verdict);
         }
+        if let Some((status, body, ..)) = &answer
+            && status.is_client_error()
+            && body["error"]["message"].as_str().is_some_and(|text| text.contains("UNIQUE constraint"))
+        {
+            let verdict = self.segments.lock()[at].refused_as_there(row);
+            self.check(verdict);
+        }
         answer
     }
 
@@ -264,6 +273,16 @@ impl Clients {
         if let Some((StatusCode::OK, body, ..)) = &answer {
             let generation = body["generation"].as_str().unwrap_or_default();
             let verdict = self.segments.lock()[at].promoted(generation, &before);
+            self.check(verdict);
+        }
+        answer
+    }
+
+    async fn optimize(&self, at: usize, path: &str) -> Answer {
+        let answer = self.send("POST", path, &[], &json!({})).await;
+        if let Some((StatusCode::OK, body, ..)) = &answer {
+            let generation = body["generation"].as_str().unwrap_or_default();
+            let verdict = self.segments.lock()[at].promoted(generation, &Rows::new());
             self.check(verdict);
         }
         answer

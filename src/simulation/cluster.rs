@@ -13,7 +13,12 @@ use std::{
 use axum::Router;
 use parking_lot::Mutex;
 use springhouse_fuse::store::StoreUrl;
-use springhouse_gateway::{Gateway, SchemaCheck, Settings, api::client::Registrar, testing::MemoryRegistry};
+use springhouse_gateway::{
+    Gateway, SchemaCheck, Settings,
+    api::client::Registrar,
+    rules::{Rule, Ship},
+    testing::MemoryRegistry,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -66,6 +71,8 @@ pub(super) struct Cluster {
     pub(super) clients: Slot<Router>,
     hosts: Vec<Host>,
     pub(super) now_ms: Now,
+    /// How writes are shipped.
+    ship: Ship,
 }
 
 pub(super) fn worker_name(n: usize) -> String {
@@ -77,7 +84,13 @@ fn url() -> StoreUrl {
 }
 
 impl Cluster {
-    pub(super) fn new(net: Arc<Net>, workers: usize, renames_anew: bool, dir: &Path) -> Arc<Self> {
+    pub(super) fn new(
+        net: Arc<Net>,
+        workers: usize,
+        renames_anew: bool,
+        ship: Ship,
+        dir: &Path,
+    ) -> Arc<Self> {
         let begun = Instant::now();
         let now_ms: Now = Arc::new(move || {
             // SQLite's threads ask as well.
@@ -103,6 +116,7 @@ impl Cluster {
                 })
                 .collect(),
             now_ms,
+            ship,
         };
         Arc::new(cluster)
     }
@@ -130,6 +144,9 @@ impl Cluster {
         let mut settings = Settings::new("/nowhere");
         settings.copy_max = Duration::from_secs(120);
         settings.copies_grace = Duration::from_secs(30);
+        if self.ship.is_on() {
+            settings.rules = vec![Rule { name: "all".into(), ship: self.ship, ..Rule::default() }];
+        }
         let registry = self.registry.lock().reopened();
         *self.registry.lock() = registry.clone();
         let gateway = loop {
@@ -277,6 +294,12 @@ impl Cluster {
         self.keep_disk(n);
         // Only now: what is dropped tidies up.
         worker.kill();
+    }
+
+    /// Whoever starts there next finds nothing.
+    pub(super) fn lose_disk(&self, n: usize) {
+        let empty = self.dir.join(format!("disk-{n}-{}", self.disks.fetch_add(1, SeqCst)));
+        *self.hosts[n].disk.lock() = empty;
     }
 
     /// SIGTERM.

@@ -14,21 +14,43 @@ use super::{
     clients::{Ask, Clients, ROWS_SQL, rows_of},
     model::{Rows, Verdict},
     schedule::store_path,
-    tree::token_of,
 };
 
 /// Tries of one request, 10 s apart.
 const TRIES: u32 = 30;
 
-/// Every token is one worker's.
-pub(super) async fn one_writer_for_a_token(clients: &Clients) {
+/// Until what a store made late is collected: it has to stand still for twice `copy_max` first.
+const COLLECTED_TRIES: u32 = 2 * TRIES;
+
+/// What worker `n` says that it has; nothing, if it is not up.
+async fn copies_of(clients: &Clients, n: usize) -> Vec<Value> {
+    let Some(router) = clients.cluster.worker_router(n) else { return Vec::new() };
+    let request = Request::get("/v1/hot").body(Body::empty()).expect("a request");
+    let Ok(response) = router.oneshot(request).await;
+    let Ok(bytes) = to_bytes(response.into_body(), usize::MAX).await else { return Vec::new() };
+    let mut list: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    match list["segments"].take() {
+        Value::Array(copies) => copies,
+        _ => Vec::new(),
+    }
+}
+
+/// Worker `n` is dead; `last`: what it said before. Its disk is lost.
+pub(super) fn disk_lost(clients: &Clients, n: usize, last: &[Value]) {
+    for segment in clients.segments.lock().iter_mut() {
+        let copy = last.iter().find(|copy| copy["id"] == *segment.id);
+        let held = copy
+            .and_then(|copy| Some((copy["token"].as_u64()?, copy["shipped_change"].as_u64().unwrap_or(0))));
+        segment.disk_lost(&format!("w{n}"), held);
+    }
+}
+
+/// Every token is one worker's. What worker `look` says is given back.
+pub(super) async fn one_writer_for_a_token(clients: &Clients, look: Option<usize>) -> Vec<Value> {
+    let mut looked_at = Vec::new();
     for n in 0..clients.cluster.workers() {
-        let Some(router) = clients.cluster.worker_router(n) else { continue };
-        let request = Request::get("/v1/hot").body(Body::empty()).expect("a request");
-        let Ok(response) = router.oneshot(request).await;
-        let Ok(bytes) = to_bytes(response.into_body(), usize::MAX).await else { continue };
-        let list: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        for copy in list["segments"].as_array().into_iter().flatten() {
+        let copies = copies_of(clients, n).await;
+        for copy in &copies {
             let Some(token) = copy["token"].as_u64() else { continue };
             let verdict = {
                 let mut segments = clients.segments.lock();
@@ -37,7 +59,11 @@ pub(super) async fn one_writer_for_a_token(clients: &Clients) {
             };
             clients.check(verdict);
         }
+        if look == Some(n) {
+            looked_at = copies;
+        }
     }
+    looked_at
 }
 
 /// See the module.
@@ -87,6 +113,12 @@ async fn lives(clients: &Arc<Clients>, at: usize) -> Verdict {
     let schema = json!({"schema": "s"});
     // What somebody else put there ends the lock: whoever wrote is told so, and lets go.
     let (mut status, mut body) = succeed(clients, "POST", &path("provision"), &schema, &[409]).await?;
+    let without =
+        body["error"]["message"].as_str().is_some_and(|why| why.contains("came back without its data"));
+    if without {
+        Arc::clone(clients).ask(at, Ask::Provision { takeover: true }).await;
+        (status, body) = succeed(clients, "POST", &path("provision"), &schema, &[409]).await?;
+    }
     if status != StatusCode::CONFLICT {
         (status, body) = succeed(clients, "POST", &path("promote"), &json!({}), &[409]).await?;
     }
@@ -155,7 +187,7 @@ fn found(clients: &Clients, at: usize) -> Verdict {
     let (id, wanted, mut rows) = {
         let segments = clients.segments.lock();
         let segment = &segments[at];
-        if segment.is_disturbed {
+        if segment.was_deleted {
             return Ok(());
         }
         let there = segment.canonical.as_ref().and_then(|generation| segment.contents.get(generation));
@@ -184,16 +216,8 @@ fn kept(dir: &Path, id: &str) -> Vec<i64> {
 /// No uploads in the store, no locks.
 async fn nothing_left(clients: &Clients) -> Verdict {
     let mut left = Vec::new();
-    for _ in 0..TRIES {
-        left = clients.cluster.tree.lock().temporaries();
-        // What a store makes late of a dead worker's or an older lock's, nobody collects: known.
-        {
-            let segments = clients.segments.lock();
-            left.retain(|path| {
-                let own = segments.iter().find(|segment| path.starts_with(&store_path(&segment.id)));
-                own.is_none_or(|segment| token_of(path).is_none_or(|token| token >= segment.token))
-            });
-        }
+    for _ in 0..COLLECTED_TRIES {
+        left = clients.cluster.tree.lock().left_over();
         if left.is_empty() {
             break;
         }

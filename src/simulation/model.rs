@@ -28,6 +28,8 @@ pub(super) struct Row {
     pub(super) set_aside: bool,
     /// Its segment was deleted afterwards.
     deleted: bool,
+    /// Its worker said that it was shipped, before it lost its disk.
+    safe: bool,
 }
 
 /// What takes rows away, while nobody knows whether it is over.
@@ -36,7 +38,13 @@ pub(super) enum Taking {
     Takeover,
     Force,
     Deletion,
+    /// A disk is gone, and what was on it alone.
+    Loss,
 }
+
+/// Numbers of takings that nobody asked for.
+const FOREIGN: u64 = u64::MAX;
+const LOSS: u64 = u64::MAX - 1;
 
 /// A taking that may not be over.
 #[derive(Debug)]
@@ -64,6 +72,12 @@ pub(super) struct Segment {
     foreign: bool,
     /// Somebody else or a deletion took promoted rows.
     pub(super) is_disturbed: bool,
+    /// Somebody asked for its deletion.
+    pub(super) was_deleted: bool,
+    /// Rows by token and number of their transaction, as long as nothing has counted anew.
+    numbers: BTreeMap<(u64, u64), i64>,
+    /// A takeover was asked for, and it is not known whether it gave a token.
+    doubt: bool,
 }
 
 impl Segment {
@@ -73,7 +87,7 @@ impl Segment {
 
     /// What is in the store now was always there.
     pub(super) fn begins(&mut self) {
-        (self.foreign, self.is_disturbed) = (false, false);
+        (self.foreign, self.is_disturbed, self.was_deleted) = (false, false, false);
         self.takings.clear();
     }
 
@@ -96,6 +110,9 @@ impl Segment {
                     "{id}: row {row} was acknowledged under token {token} after {newest_before} was granted"
                 ));
             }
+            if let Some(change) = change {
+                self.numbers.insert((token, change), row);
+            }
             // A copy that is kept aside and made anew under the same token counts anew.
             if let Some(change) = change.filter(|_| self.takings.is_empty())
                 && let Some(other) = self.changes.insert((token, change), row)
@@ -107,7 +124,8 @@ impl Segment {
             }
         }
         let at_risk = !self.takings.is_empty();
-        let aside = !self.is_being_deleted();
+        // What a worker had answered before it lost its disk may be heard of later.
+        let aside = !self.is_being_deleted() && !self.takings.contains_key(&LOSS);
         let entry = self.rows.entry(row).or_default();
         entry.acknowledged = true;
         if at_risk && !entry.promoted {
@@ -122,13 +140,23 @@ impl Segment {
         self.takings.insert(number, Open { taking, orphan: false });
         for row in self.rows.values_mut() {
             match taking {
-                Taking::Deletion => row.given_up = true,
+                Taking::Deletion => (row.given_up, row.safe) = (true, false),
                 _ if row.promoted => {}
-                _ => (row.given_up, row.set_aside) = (true, true),
+                // Who takes over takes up what was shipped.
+                Taking::Takeover if row.safe => {}
+                // What is gone already is kept nowhere.
+                _ => {
+                    row.set_aside |= !row.given_up;
+                    (row.given_up, row.safe) = (true, false);
+                }
             }
         }
         self.is_disturbed |= taking == Taking::Deletion;
+        self.was_deleted |= taking == Taking::Deletion;
         self.changes.clear();
+        if taking != Taking::Takeover {
+            self.numbers.clear();
+        }
     }
 
     /// It was answered: whatever it took, it takes no more. But a release by force that failed may have a
@@ -136,6 +164,7 @@ impl Segment {
     pub(super) fn taken(&mut self, number: u64, succeeded: bool) {
         if let Some(open) = self.takings.get_mut(&number) {
             open.orphan = true;
+            self.doubt |= open.taking == Taking::Takeover && !succeeded;
             if succeeded || open.taking != Taking::Force {
                 self.takings.remove(&number);
             }
@@ -149,8 +178,51 @@ impl Segment {
     /// The gateway died: a takeover or a deletion that it had begun is ended before anything else, a message
     /// that was to force a lock open may still be on its way.
     pub(super) fn gateway_died(&mut self) {
-        self.takings.retain(|_, open| open.taking == Taking::Force);
+        self.doubt |= self.takings.values().any(|open| open.taking == Taking::Takeover);
+        self.takings.retain(|_, open| matches!(open.taking, Taking::Force | Taking::Loss));
         self.takings.values_mut().for_each(|open| open.orphan = true);
+    }
+
+    /// `worker` is dead, and its disk is lost. It held a lock under `token`, if any, of which it had last said
+    /// that everything up to transaction `shipped` is in the store.
+    pub(super) fn disk_lost(&mut self, worker: &str, held: Option<(u64, u64)>) {
+        let newest = self.holders.last_key_value();
+        let holds = newest.is_none_or(|(_, last)| last == worker);
+        if !holds && !self.holders.values().any(|holder| holder == worker) {
+            return;
+        }
+        if let Some((token, shipped)) = held
+            && newest.is_some_and(|(newest, _)| *newest == token)
+            && self.takings.is_empty()
+            && !self.doubt
+        {
+            // Counting goes on where the holder before was.
+            for ((_, number), row) in &self.numbers {
+                if let Some(row) = self.rows.get_mut(row).filter(|row| row.acknowledged && !row.given_up) {
+                    row.safe |= *number <= shipped;
+                }
+            }
+        }
+        for row in self.rows.values_mut() {
+            // What was kept aside may have been there.
+            row.set_aside = false;
+            row.given_up |= holds && !row.promoted && !row.safe;
+        }
+        if holds {
+            self.takings.insert(LOSS, Open { taking: Taking::Loss, orphan: true });
+            self.changes.clear();
+        }
+    }
+
+    /// What is repeated under its idempotency key is refused because it is there: the key was forgotten. Where
+    /// it was promoted meanwhile, a holder that came later knows no keys of before.
+    pub(super) fn refused_as_there(&self, row: i64) -> Verdict {
+        match self.rows.get(&row) {
+            Some(known) if !known.promoted && !self.is_disturbed => {
+                Err(format!("{}: row {row} is there, and its idempotency key is not known", self.id))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// It was deleted, said the answer to a request that was sent when only `before` were known.
@@ -181,6 +253,7 @@ impl Segment {
             // Whatever is on its way has a lower token.
             self.takings.retain(|_, open| !open.orphan);
         }
+        self.doubt = false;
         self.token = self.token.max(token);
         self.holder(token, worker)
     }
@@ -220,11 +293,14 @@ impl Segment {
         match &event.by {
             By::Foreigner => {
                 for row in self.rows.values_mut() {
-                    (row.given_up, row.promoted) = (true, false);
+                    // It ends the lock as soon as somebody sees it: what was not promoted is kept aside then,
+                    // if it is on a disk.
+                    row.set_aside |= !row.promoted && !row.given_up && !row.safe;
+                    (row.given_up, row.promoted, row.safe) = (true, false, false);
                 }
                 (self.foreign, self.is_disturbed) = (true, true);
-                // It ends the lock as soon as somebody sees it: what is written until then is kept aside.
-                self.takings.insert(u64::MAX, Open { taking: Taking::Force, orphan: true });
+                self.numbers.clear();
+                self.takings.insert(FOREIGN, Open { taking: Taking::Force, orphan: true });
             }
             By::Rename(from) => {
                 let token = token_of(from).ok_or_else(|| format!("{id}: {from} was moved into its place"))?;

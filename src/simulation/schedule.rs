@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use springhouse_gateway::rules::Ship;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -39,6 +40,11 @@ struct Shape {
     takes: bool,
     /// Whether somebody else puts files there, or segments are deleted.
     disturbs: bool,
+    /// What is written goes to the store by and by.
+    ship: Ship,
+    /// Disks of workers are lost. Then their clocks are right: a worker that forgot its epoch takes the next one
+    /// from its clock, and one that runs behind is a stranger until the gateway has forgotten the old one.
+    loses: bool,
 }
 
 const IDS: [&str; 3] = ["1001", "abc", "crawl-2026"];
@@ -89,9 +95,16 @@ impl Schedule {
             renames_anew: dice.happens(500),
             takes: dice.happens(600),
             disturbs: dice.happens(300),
+            ship: match dice.pick(&[3, 1, 1, 1]) {
+                0 => Ship::default(),
+                1 => Ship { every: Some(Duration::from_millis(400)), pages: None },
+                2 => Ship { every: Some(Duration::from_secs(5)), pages: None },
+                _ => Ship { every: Some(Duration::from_secs(20)), pages: Some(2) },
+            },
+            loses: dice.happens(400),
         };
         let net = Net::new(seed);
-        let cluster = Cluster::new(Arc::clone(&net), shape.workers, shape.renames_anew, dir);
+        let cluster = Cluster::new(Arc::clone(&net), shape.workers, shape.renames_anew, shape.ship, dir);
         let clients = Clients::new(Arc::clone(&cluster), &IDS[..shape.segments]);
         *CLUSTER.lock() = Some(Arc::clone(&cluster));
         failpoint::observe(super::passes);
@@ -181,7 +194,7 @@ impl Schedule {
                 self.worker_dies(n).await;
             }
         }
-        ending::one_writer_for_a_token(&self.clients).await;
+        ending::one_writer_for_a_token(&self.clients, None).await;
     }
 
     fn gateway_dies(&mut self) {
@@ -203,6 +216,17 @@ impl Schedule {
         self.worker_returns(n);
     }
 
+    /// It dies with its disk, and returns with an empty one.
+    async fn worker_loses_disk(&mut self, n: usize) {
+        self.net.trace.note(format!("w{n} and its disk are lost"));
+        let last = ending::one_writer_for_a_token(&self.clients, Some(n)).await;
+        self.is_down[n] = true;
+        self.cluster.kill_worker(n).await;
+        self.cluster.lose_disk(n);
+        ending::disk_lost(&self.clients, n, &last);
+        self.worker_returns(n);
+    }
+
     fn worker_returns(&mut self, n: usize) {
         let (cluster, pause) = (Arc::clone(&self.cluster), self.dice.delay_ms(10_000, 120_000));
         self.starts.spawn(async move {
@@ -218,7 +242,11 @@ impl Schedule {
         self.foreign += 10;
         let rows = (0..1 + self.dice.roll(9)).map(|n| format!("({}, 'f')", first + n as i64));
         let rows: Vec<String> = rows.collect();
-        let sql = format!("{SCHEMA_SQL}; INSERT INTO t VALUES {}", rows.join(","));
+        let mut sql = format!("{SCHEMA_SQL}; INSERT INTO t VALUES {}", rows.join(","));
+        if self.dice.happens(600) {
+            // Pages that are of no use: there is something to be gained by laying it out anew.
+            sql.push_str("; CREATE TABLE u(b); INSERT INTO u VALUES (zeroblob(20000)); DROP TABLE u");
+        }
         crate::query::make_test_database(&path, &sql);
         let bytes = std::fs::read(&path).expect("a database");
         let now_ms = (self.cluster.now_ms)();
@@ -244,7 +272,7 @@ impl Schedule {
     fn ask(&mut self) {
         let (takes, disturbs) = (u64::from(self.shape.takes), u64::from(self.shape.disturbs));
         let dice = &mut self.dice;
-        let weights = [12, 6 * takes, 34, 8, 12, 4, 3, 3 * takes, 16, 3, 1, 2, 2 * disturbs, 2, 1];
+        let weights = [12, 6 * takes, 34, 8, 12, 4, 3, 3 * takes, 16, 3, 1, 2, 2 * disturbs, 3, 2, 1];
         let ask = match dice.pick(&weights) {
             0 => Ask::Provision { takeover: false },
             1 => Ask::Provision { takeover: true },
@@ -261,7 +289,8 @@ impl Schedule {
                 Ask::Pin { worker: dice.roll(self.shape.workers as u64) as usize, pinned: dice.happens(600) }
             }
             12 => Ask::Delete,
-            13 => Ask::Show,
+            13 => Ask::Optimize,
+            14 => Ask::Show,
             _ => Ask::Discover,
         };
         let at = dice.roll(self.shape.segments as u64) as usize;
@@ -272,7 +301,8 @@ impl Schedule {
         let n = self.dice.roll(self.shape.workers as u64) as usize;
         let worker = Place::Worker(n);
         let disturbs = u64::from(self.shape.disturbs);
-        match self.dice.pick(&[2, 4, 3, 6, 1, 5, 5, 5, 1, 2, disturbs]) {
+        let loses = u64::from(self.shape.loses);
+        match self.dice.pick(&[2, 4, 3, 6, 1, 5, 5, 5, 1 - loses, 2, disturbs, 3 * loses]) {
             0 if !self.gateway_is_down => self.gateway_dies(),
             1 => self.cluster.gateway_dies_in(self.dice.roll(40), self.dice.happens(500)),
             2 if self.cluster.is_up(n) && !self.is_down[n] => self.worker_dies(n).await,
@@ -317,6 +347,9 @@ impl Schedule {
             10 => {
                 let at = self.dice.roll(self.shape.segments as u64) as usize;
                 self.put_foreign(at);
+            }
+            11 if self.cluster.is_up(n) && !self.is_down[n] && !self.cluster.worker_is_dead(n) => {
+                self.worker_loses_disk(n).await;
             }
             _ => {}
         }

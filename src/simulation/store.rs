@@ -73,9 +73,6 @@ impl Remote {
                 Fate::Break => {
                     let _ = send.send(Err(Error::new(ErrorKind::Unavailable, "the store cannot be reached")));
                 }
-                // A file that is made late, after its upload was given up and cleared away, stays: nobody
-                // looks for it. Known, and not simulated.
-                Fate::Late(_) if text.starts_with("create") => unanswered(send).await,
                 Fate::Lose => unanswered(send).await,
                 Fate::After => {
                     let _ = effect(&mut this.tree.lock(), now());

@@ -7,6 +7,7 @@ use springhouse_fuse::{
     error::{Error, ErrorKind, Result},
     store::Generation,
 };
+use springhouse_gateway::upload::UploadName;
 
 /// What happened to a file that is no temporary one.
 #[derive(Debug, Clone)]
@@ -188,16 +189,18 @@ impl Tree {
         Ok(here.map(|(path, is_dir)| (path.clone(), is_dir)).collect())
     }
 
-    pub(super) fn temporaries(&self) -> Vec<String> {
+    /// Uploads, and what was shipped.
+    pub(super) fn left_over(&self) -> Vec<String> {
         self.files.keys().filter(|path| is_temporary(path)).cloned().collect()
     }
 }
 
 fn is_temporary(path: &str) -> bool {
-    path.contains("._COPYING_.")
+    path.contains("._COPYING_.") || path.contains("._SHIPPED_.")
 }
 
-/// The token in the name of an upload.
+/// The token in the name of an attempt's upload.
 pub(super) fn token_of(temporary: &str) -> Option<u64> {
-    temporary.rsplit_once("._COPYING_.")?.1.parse().ok()
+    let name = UploadName::parse(temporary.rsplit('/').next()?)?;
+    name.attempt.and(Some(name.token))
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use axum::{
-    Router,
-    body::{Body, to_bytes},
+    Json, Router,
+    body::{Body, Bytes, to_bytes},
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
@@ -27,6 +27,8 @@ use springhouse_gateway::{
             DEADLINE_HEADER, EXPECTED_GENERATION_HEADER, GENERATION_HEADER, PATH_HEADER, QueryRequest,
             WORKER_HEADER,
         },
+        verify::{FileVerified, FileVerify},
+        work::WorkList,
     },
     segment::SegmentId,
 };
@@ -36,6 +38,7 @@ use super::{
     accept::negotiate,
     hot::{self, Hot},
     lease::LeaseState,
+    verify::Verifier,
 };
 use crate::{
     clock,
@@ -65,6 +68,7 @@ pub(super) struct Service {
     pub(super) hot: Option<Arc<Hot>>,
     /// Whether it also answers in place.
     pub(super) cold: bool,
+    pub(super) verifier: Verifier,
 }
 
 pub(super) fn router(service: Arc<Service>) -> Router {
@@ -74,6 +78,9 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     };
     Router::new()
         .route("/v1/segments/{id}/query", post(query))
+        .route("/v1/segments/{id}/verify", post(verify))
+        .route("/v1/hot/{id}/verify", post(verify_copy))
+        .route("/v1/work", get(work))
         .merge(hot)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&service), authorize))
         .merge(match &service.hot {
@@ -245,7 +252,7 @@ fn text<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, ApiEr
 /// puts it.
 fn path_of(id: &SegmentId, given: Option<&str>) -> Result<String, ApiError> {
     let Some(given) = given else { return Ok(id.path_in(&id.canonical_dir())) };
-    let bad = |why: String| ApiError::new(ErrorCode::BadRequest, format!("header {PATH_HEADER}: {why}"));
+    let bad = |why: String| ApiError::new(ErrorCode::BadRequest, format!("path: {why}"));
     let path = StorePath::parse(given).map_err(|e| bad(e.to_string()))?;
     if path.as_str() != given {
         return Err(bad(format!("{given:?} is not a clean path; {path} is")));
@@ -254,6 +261,40 @@ fn path_of(id: &SegmentId, given: Option<&str>) -> Result<String, ApiError> {
         return Err(bad(format!("{given:?} is not a path of segment {id}")));
     }
     Ok(path.as_str().to_owned())
+}
+
+async fn verify(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<FileVerified>, ApiError> {
+    let (id, asked) = asked_to_verify(&id, &body)?;
+    service.verifier.in_store(&id, &asked.path, asked.depth).await.map(Json)
+}
+
+async fn verify_copy(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<FileVerified>, ApiError> {
+    let (id, asked) = asked_to_verify(&id, &body)?;
+    service.verifier.copy(&id, asked.depth).await.map(Json)
+}
+
+fn asked_to_verify(id: &str, body: &[u8]) -> Result<(SegmentId, FileVerify), ApiError> {
+    let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
+    let id = SegmentId::parse(id).map_err(|error| bad(error.to_string()))?;
+    let asked: FileVerify =
+        serde_json::from_slice(body).map_err(|error| bad(format!("the body: {error}")))?;
+    path_of(&id, Some(&asked.path))?;
+    Ok((id, asked))
+}
+
+async fn work(State(service): State<Arc<Service>>) -> Json<WorkList> {
+    let mut work = service.hot.as_ref().map_or_else(Vec::new, |hot| hot.work());
+    work.append(&mut service.verifier.work());
+    work.sort_by(|a, b| a.segment.cmp(&b.segment));
+    Json(WorkList { work, silent: Vec::new() })
 }
 
 async fn ready(State(service): State<Arc<Service>>) -> Response {

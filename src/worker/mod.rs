@@ -25,6 +25,7 @@ use self::{
     hot::{Hot, Loops},
     http::Service,
     lease::LeaseState,
+    verify::Verifier,
 };
 use crate::{
     mount::{ControlClient, MountChild, MountState},
@@ -41,6 +42,7 @@ mod lease;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use self::{
     hot::HotSettings,
@@ -142,6 +144,7 @@ impl Worker {
         let service = Arc::new(Service {
             name,
             engine,
+            verifier: Verifier::new(Arc::clone(&files), settings.cold, hot.clone()),
             files,
             registry,
             secret: settings.cluster_secret,
@@ -174,6 +177,7 @@ impl Worker {
     /// stops the mount.
     pub async fn shutdown(self) {
         self.service.stopping.store(true, Ordering::Relaxed);
+        self.service.verifier.shutdown();
         self.stop.send_replace(true);
         let abort = self.lease.abort_handle();
         if tokio::time::timeout(RELEASE_MAX, self.lease).await.is_err() {

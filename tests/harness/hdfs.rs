@@ -101,6 +101,17 @@ impl Hdfs {
         )
     }
 
+    /// One whose DataNodes report new HDFS blocks half a second late.
+    pub fn own_that_reports_late() -> Self {
+        Self::with(
+            DATANODES,
+            &[
+                ("dfs.heartbeat.interval", "1".to_owned()),
+                ("dfs.blockreport.incremental.intervalMsec", "500".to_owned()),
+            ],
+        )
+    }
+
     /// One that knows the key server, with an encryption zone at `path`.
     pub fn own_with_encryption(kms: &Kms, path: &str) -> Self {
         let hdfs = Self::with(DATANODES, &[("hadoop.security.key.provider.path", kms.uri())]);

@@ -13,6 +13,7 @@ use super::{
     optimize::OptimizeAnswer,
     tier_types::{RuleList, TierInfo, TierList},
     types::{DrainAnswer, RaiseAnswer, RaiseRequest},
+    verify::{VerifyAnswer, VerifyRequest},
     work::{CancelAnswer, WorkList},
 };
 use crate::segment::SegmentId;
@@ -74,6 +75,11 @@ impl GatewayClient {
         self.json(self.of(Method::POST, id, "optimize").timeout(COPY_TIMEOUT)).await
     }
 
+    /// Looks at a segment where its bytes are.
+    pub async fn verify(&self, id: &SegmentId, request: &VerifyRequest) -> Result<VerifyAnswer, ClientError> {
+        self.json(self.of(Method::POST, id, "verify").json(request).timeout(COPY_TIMEOUT)).await
+    }
+
     /// Ends what is under way for a segment.
     pub async fn cancel(&self, id: &SegmentId) -> Result<CancelAnswer, ClientError> {
         self.json(self.of(Method::POST, id, "cancel").timeout(COPY_TIMEOUT)).await
@@ -131,10 +137,13 @@ impl GatewayClient {
         self.json(self.request(Method::GET, self.url(&["v1", "rules"]))).await
     }
 
-    /// Segments that shall have hot copies, at most `limit`, the hottest first.
-    pub async fn tiers(&self, limit: u32) -> Result<TierList, ClientError> {
+    /// Segments that shall have hot copies, at most `limit`, the hottest first; `after`: `next` of the last page.
+    pub async fn tiers(&self, limit: u32, after: Option<&str>) -> Result<TierList, ClientError> {
         let mut url = self.url(&["v1", "tiers"]);
         url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(after) = after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
         self.json(self.request(Method::GET, url)).await
     }
 

@@ -320,13 +320,17 @@ pub struct HotProvision {
     /// Take up what former holders have shipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recover: Option<HotRecover>,
+    /// The segment has been writable here under this token. A worker that knows nothing of that has lost its
+    /// data, and refuses with `segment_not_found`: what was acknowledged is not begun anew without a word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// `POST /v1/hot/{id}/upload`: make a consistent copy, relaid, check it, upload it and verify it there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HotUpload {
-    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN`.
+    /// Where to: a temporary name below the store's root, `DIR/ID.sqlite._COPYING_.TOKEN.ATTEMPT`.
     pub temporary: String,
 }
 

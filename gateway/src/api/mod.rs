@@ -20,6 +20,7 @@ pub mod tier_types;
 mod tiers;
 pub mod types;
 mod unread;
+pub mod verify;
 pub mod work;
 pub(crate) mod workers;
 mod writes;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     copies,
     error::{ApiError, ErrorCode},
-    health, optimize, registry, schemas, segments, tiers, work, workers, writes,
+    health, optimize, registry, schemas, segments, tiers, verify, work, workers, writes,
 };
 use crate::gateway::Core;
 
@@ -36,6 +36,7 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/segments/{id}/lower", post(copies::lower))
         .route("/v1/segments/{id}/pin/{worker}", put(copies::pin).delete(copies::unpin))
         .route("/v1/segments/{id}/optimize", post(optimize::optimize))
+        .route("/v1/segments/{id}/verify", post(verify::verify))
         .route("/v1/segments/{id}/cancel", post(work::cancel))
         .route("/v1/work", get(work::list))
         .route("/v1/locks", get(writes::locks))

@@ -116,9 +116,11 @@ pub(super) async fn get(
     answer.superseded = core.writing.superseded(Some(&id)).pop();
     answer.copies = (!copies.is_empty()).then_some(copies);
     answer.raised = Some(core.routing.copies.wished_copies(&id)).filter(|copies| *copies > 0);
-    let ledger = core.state.ledger();
-    answer.pinned = ledger.pins(&id).into_iter().flatten().cloned().collect();
-    drop(ledger);
+    answer.pinned = {
+        let ledger = core.state.ledger();
+        ledger.pins(&id).into_iter().flatten().cloned().collect()
+    };
+    answer.work = core.writing.work_on(&id).await;
     Ok(Json(answer))
 }
 
@@ -226,11 +228,12 @@ fn info(directory: &str, id: String, facts: Facts, workers: Option<Vec<String>>)
         copies: None,
         raised: None,
         pinned: Vec::new(),
+        work: Vec::new(),
     }
 }
 
 /// Where a page ended, as text that needs no escaping in a URL: hexadecimal.
-fn token_of(directory: &str, id: &str) -> String {
+pub(super) fn token_of(directory: &str, id: &str) -> String {
     use std::fmt::Write;
     format!("{directory}\0{id}").bytes().fold(String::new(), |mut token, byte| {
         let _ = write!(token, "{byte:02x}");
@@ -238,7 +241,7 @@ fn token_of(directory: &str, id: &str) -> String {
     })
 }
 
-fn place_of(token: &str) -> Option<(String, String)> {
+pub(super) fn place_of(token: &str) -> Option<(String, String)> {
     if !token.is_ascii() || !token.len().is_multiple_of(2) {
         return None;
     }

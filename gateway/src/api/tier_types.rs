@@ -152,6 +152,9 @@ pub struct TierInfo {
 pub struct TierList {
     /// Segments that are raised, pinned, kept hot by a rule or lowered by hand for a while; hottest first.
     pub segments: Vec<TierInfo>,
+    /// Pass as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
     /// How many there are in all.
     pub total: u64,
 }

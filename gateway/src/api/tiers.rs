@@ -13,12 +13,14 @@ use serde::Deserialize;
 
 use super::{
     error::ApiError,
-    segments::{bad_request, segment_id},
+    segments::{bad_request, place_of, segment_id, token_of},
     tier_types::{RuleInfo, RuleList, TierInfo, TierList},
 };
 use crate::{
     gateway::Core,
     rules::{Rule, Terms},
+    segment::SegmentId,
+    writing::tiers::list::{Page, Place},
 };
 
 /// `GET /v1/rules`
@@ -34,9 +36,10 @@ const LIMIT_MAX: usize = 10_000;
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     limit: Option<usize>,
+    after: Option<String>,
 }
 
-/// `GET /v1/tiers?limit=`
+/// `GET /v1/tiers?limit=&after=`
 pub(super) async fn list(
     State(core): State<Arc<Core>>,
     params: Result<UrlQuery<ListParams>, QueryRejection>,
@@ -46,7 +49,27 @@ pub(super) async fn list(
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(bad_request(format!("limit must be 1 to {LIMIT_MAX}")));
     }
-    core.writing.tiers(limit).await.map(Json)
+    let after = match &params.after {
+        Some(text) => {
+            Some(place(text).ok_or_else(|| bad_request("after must be the `next` of an earlier answer"))?)
+        }
+        None => None,
+    };
+    let Page { segments, total, next } = core.writing.tiers(limit, after).await?;
+    Ok(Json(TierList { segments, next: next.as_ref().map(token), total }))
+}
+
+/// Where a page ended, as text.
+fn token(place: &Place) -> String {
+    token_of(&format!("{:x} {}", place.queries.to_bits(), place.at_ms), place.segment.as_str())
+}
+
+fn place(token: &str) -> Option<Place> {
+    let (heat, segment) = place_of(token)?;
+    let (bits, at_ms) = heat.split_once(' ')?;
+    let queries = f64::from_bits(u64::from_str_radix(bits, 16).ok()?);
+    let segment = SegmentId::parse(&segment).ok()?;
+    (queries >= 0.0).then_some(Place { queries, at_ms: at_ms.parse().ok()?, segment })
 }
 
 /// `GET /v1/segments/{id}/tier`

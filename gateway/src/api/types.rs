@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::hot::{CopyState, HotReport, LockInfo, SupersededInfo, Token};
+use super::{
+    hot::{CopyState, HotReport, LockInfo, SupersededInfo, Token},
+    work::Work,
+};
 
 /// Answer header: the generation that every row of the answer comes from.
 pub const GENERATION_HEADER: &str = "springhouse-generation";
@@ -153,6 +156,9 @@ pub struct SegmentInfo {
     /// Workers that it is pinned to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pinned: Vec<String>,
+    /// What is being done with it, by worker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub work: Vec<Work>,
 }
 
 /// One hot copy of a segment.

@@ -1,4 +1,4 @@
-//! Long work on hot workers: what is under way, and ending it. `docs/HTTP.md` describes it.
+//! Long work on workers: what is under way, and ending it. `docs/HTTP.md` describes it.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ pub struct Work {
     /// Where; a worker that is asked itself leaves it empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub worker: String,
-    /// `fetching`, `copying`, `uploading` or `verifying`.
+    /// `fetching`, `copying`, `laying out`, `uploading` or `verifying` (what was uploaded); of `verify`
+    /// `waiting`, `reading` or `checking`.
     pub what: String,
     /// Bytes done.
     pub done: u64,
@@ -27,7 +28,7 @@ pub struct Work {
     pub total: u64,
 }
 
-/// `GET /v1/work`, of the gateway and of a hot worker.
+/// `GET /v1/work`, of the gateway and of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkList {
     /// By segment.
@@ -47,6 +48,9 @@ pub struct CancelAnswer {
     /// Whether a promotion was ended; `false`: there was none, or it was beyond the point where that is
     /// possible, and is done.
     pub promotion: bool,
+    /// Whether a verification was ended.
+    #[serde(default)]
+    pub verification: bool,
 }
 
 /// `GET /v1/work`

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::{Arc, Weak},
 };
 
@@ -10,6 +11,7 @@ use super::{Copies, assign::Trial};
 use crate::{
     registry::{
         catalog::{Directory, Lookup},
+        ledger::in_order,
         packed::Facts,
     },
     rules::TierRule,
@@ -118,5 +120,39 @@ impl Copies {
         let ledger = self.state.ledger();
         kept.retain(|id| !ledger.is_wished(id.as_str()));
         kept
+    }
+
+    /// Whether `id` is raised, pinned, lowered by hand, or kept hot by a rule.
+    pub fn is_wanted(&self, id: &SegmentId) -> bool {
+        self.kept.lock().segments.contains_key(id) || self.state.ledger().is_wished(id.as_str())
+    }
+
+    /// Such segments after `after`, by id, at most `limit` of those that `takes` lets through. Costs what is
+    /// passed over and taken, whatever the number of segments.
+    pub fn wanted_after(
+        &self,
+        after: Option<&SegmentId>,
+        limit: usize,
+        takes: impl Fn(&SegmentId) -> bool,
+    ) -> Vec<SegmentId> {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let kept = self.kept.lock();
+        let ledger = self.state.ledger();
+        let by_rule = kept.segments.range::<SegmentId, _>(from).map(|(id, _)| id);
+        in_order(by_rule, ledger.wished_after(after)).filter(|id| takes(id)).take(limit).cloned().collect()
+    }
+
+    /// How many such segments there are.
+    pub fn wanted_count(&self) -> u64 {
+        let kept = self.kept.lock();
+        let ledger = self.state.ledger();
+        let wished = ledger.wished_count();
+        // What is in both is counted once. Few have a wish where rules keep many, or the other way round.
+        let both = if (kept.segments.len() as u64) < wished {
+            kept.segments.keys().filter(|id| ledger.is_wished(id.as_str())).count()
+        } else {
+            ledger.wished().filter(|id| kept.segments.contains_key(*id)).count()
+        };
+        kept.segments.len() as u64 + wished - both as u64
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     segment::{SEGMENT_SUFFIX, SegmentId},
     shipped::ShippedName,
     store::{Generation, StoreEntry},
+    upload::UploadName,
 };
 
 /// A directory or file younger than this may still change without its time moving: times have a
@@ -44,6 +45,8 @@ pub(super) struct Judged {
     pub bad_names: Vec<String>,
     /// Files of writes that were shipped.
     pub shipped: Vec<ShippedName>,
+    /// Uploads of promotions, and what they look like.
+    pub uploads: Vec<(UploadName, Facts)>,
 }
 
 /// Whether the directory, of which the catalog knows `old` and its parent now shows `seen`, has to be
@@ -64,7 +67,7 @@ pub(super) fn judge(
     first: bool,
 ) -> Judged {
     let (mut segments, mut subdirectories, mut bad_names) = (Vec::new(), Vec::new(), Vec::new());
-    let mut shipped = Vec::new();
+    let (mut shipped, mut uploads) = (Vec::new(), Vec::new());
     let mut quiet = !is_recent(seen.0, now_ms, RECENT_MS);
     for entry in entries {
         // Hidden: the owner marker, trash, and what tools keep for themselves.
@@ -83,6 +86,9 @@ pub(super) fn judge(
             bad_names.push(entry.name);
         } else if let Some(name) = ShippedName::parse(&entry.name) {
             shipped.push(name);
+        } else if let Some(name) = UploadName::parse(&entry.name) {
+            let facts = Facts { generation: entry.generation, size: entry.len, mtime_ms: entry.mtime_ms };
+            uploads.push((name, facts));
         }
         // Anything else is no segment: journals, `NAME.sqlite._COPYING_` and the like.
     }
@@ -100,7 +106,7 @@ pub(super) fn judge(
         quiet,
         bad_names: u32::try_from(bad_names.len()).unwrap_or(u32::MAX),
     };
-    Judged { state, segments, subdirectories, bad_names, shipped }
+    Judged { state, segments, subdirectories, bad_names, shipped, uploads }
 }
 
 fn is_recent(mtime_ms: i64, now_ms: i64, window_ms: i64) -> bool {

@@ -28,6 +28,9 @@ pub(crate) struct MemoryStore {
     pub(crate) renames_anew: AtomicBool,
     /// Nothing can be removed.
     pub(crate) unremovable: AtomicBool,
+    /// Renames are not answered, and are carried out when somebody says so.
+    pub(crate) late_renames: AtomicBool,
+    late: Mutex<Vec<(String, String)>>,
     /// Where the process dies.
     pub(crate) crash: Mutex<Arc<Crash>>,
 }
@@ -146,6 +149,33 @@ impl MemoryStore {
         files.collect()
     }
 
+    /// Carries out what was asked for long ago.
+    pub(crate) fn catch_up(&self) {
+        for (from, to) in std::mem::take(&mut *self.late.lock()) {
+            // Nobody hears of it.
+            let _ = self.rename_now(&from, &to);
+        }
+    }
+
+    fn rename_now(&self, from: &str, to: &str) -> Result<(), StoreFailure> {
+        let mut entry = self.file(from).ok_or_else(|| StoreFailure::NotFound(from.into()))?;
+        let mut tree = self.inner.lock();
+        entry.name = split(to).1;
+        if self.renames_anew.load(Ordering::SeqCst) {
+            tree.versions += 1;
+            entry.generation = Generation(tree.versions.to_be_bytes());
+        }
+        let now = entry.mtime_ms;
+        if let Some(dir) = tree.dirs.get_mut(&split(from).0) {
+            dir.1.remove(&split(from).1);
+            dir.0 = now;
+        }
+        let dir = tree.dirs.get_mut(&split(to).0).ok_or_else(|| StoreFailure::NotFound(to.into()))?;
+        dir.1.insert(split(to).1, entry);
+        dir.0 = now;
+        Ok(())
+    }
+
     fn up(&self) -> Result<Step, StoreFailure> {
         let step = self.crash.lock().step();
         if self.down.load(Ordering::SeqCst) || step.is_before() {
@@ -240,22 +270,11 @@ impl SegmentStore for MemoryStore {
 
     async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreFailure> {
         let step = self.up()?;
-        let mut entry = self.file(from).ok_or_else(|| StoreFailure::NotFound(from.into()))?;
-        let mut tree = self.inner.lock();
-        entry.name = split(to).1;
-        if self.renames_anew.load(Ordering::SeqCst) {
-            tree.versions += 1;
-            entry.generation = Generation(tree.versions.to_be_bytes());
+        if self.late_renames.load(Ordering::SeqCst) {
+            self.late.lock().push((from.into(), to.into()));
+            return Err(StoreFailure::Unavailable("no answer".into()));
         }
-        let now = entry.mtime_ms;
-        if let Some(dir) = tree.dirs.get_mut(&split(from).0) {
-            dir.1.remove(&split(from).1);
-            dir.0 = now;
-        }
-        let dir = tree.dirs.get_mut(&split(to).0).ok_or_else(|| StoreFailure::NotFound(to.into()))?;
-        dir.1.insert(split(to).1, entry);
-        dir.0 = now;
-        drop(tree);
+        self.rename_now(from, to)?;
         self.down_after(step)
     }
 

@@ -11,7 +11,7 @@ mod pass;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,10 +26,11 @@ use self::pass::Pass;
 use crate::{
     api::types::{DiscoveryReport, DiscoveryStatus},
     metrics::Metrics,
-    registry::state::State,
+    registry::{packed::Facts, state::State},
     segment::SegmentId,
     shipped::ShippedName,
     store::SegmentStore,
+    upload::UploadName,
 };
 
 /// Wall clock, ms since 1970.
@@ -69,6 +70,8 @@ pub struct Discovery {
     logged: Mutex<HashSet<String>>,
     /// Segments of which shipped files were seen that their lock, if there is one, has not made.
     strays: Mutex<BTreeSet<(Arc<str>, SegmentId)>>,
+    /// Uploads of promotions that were seen, whoever waits for them.
+    uploads: Mutex<BTreeMap<(Arc<str>, UploadName), Facts>>,
 }
 
 impl Discovery {
@@ -93,6 +96,7 @@ impl Discovery {
             last: Mutex::new(None),
             logged: Mutex::new(HashSet::new()),
             strays: Mutex::default(),
+            uploads: Mutex::default(),
         }
     }
 
@@ -177,6 +181,7 @@ impl Discovery {
             stopped: &|| self.stopped.load(Ordering::SeqCst),
             bad_name: &|directory, name| self.log_bad_name(directory, name),
             shipped: &|directory, name| self.note_shipped(directory, name),
+            upload: &|directory, name, facts| self.note_upload(directory, name, facts),
         };
         let report = pass.run(number, full).await;
         self.running.store(false, Ordering::SeqCst);
@@ -221,6 +226,18 @@ impl Discovery {
     /// lists it.
     pub fn take_strays(&self) -> BTreeSet<(Arc<str>, SegmentId)> {
         std::mem::take(&mut *self.strays.lock())
+    }
+
+    /// Uploads by their directories; each is told once by each pass that lists it.
+    pub fn take_uploads(&self) -> BTreeMap<(Arc<str>, UploadName), Facts> {
+        std::mem::take(&mut *self.uploads.lock())
+    }
+
+    fn note_upload(&self, directory: &Arc<str>, name: UploadName, facts: Facts) {
+        let mut uploads = self.uploads.lock();
+        if uploads.len() < STRAYS_MAX {
+            uploads.insert((directory.clone(), name), facts);
+        }
     }
 
     fn note_shipped(&self, directory: &Arc<str>, name: ShippedName) {

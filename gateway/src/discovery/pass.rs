@@ -15,9 +15,13 @@ use super::{
 };
 use crate::{
     api::types::DiscoveryReport,
-    registry::state::{Change, State},
+    registry::{
+        packed::Facts,
+        state::{Change, State},
+    },
     shipped::ShippedName,
     store::{Generation, SegmentStore, StoreFailure},
+    upload::UploadName,
 };
 
 /// A batch is written when it has so many segments …
@@ -38,6 +42,7 @@ pub(super) struct Pass<'a> {
     pub(super) stopped: &'a (dyn Fn() -> bool + Send + Sync),
     pub(super) bad_name: &'a (dyn Fn(&str, &str) + Send + Sync),
     pub(super) shipped: &'a (dyn Fn(&Arc<str>, ShippedName) + Send + Sync),
+    pub(super) upload: &'a (dyn Fn(&Arc<str>, UploadName, Facts) + Send + Sync),
 }
 
 struct Listed {
@@ -143,6 +148,9 @@ impl Pass<'_> {
         }
         for name in judged.shipped {
             (self.shipped)(path, name);
+        }
+        for (name, facts) in judged.uploads {
+            (self.upload)(path, name, facts);
         }
         let there: HashSet<&str> = judged.subdirectories.iter().map(|d| &*d.path).collect();
         let base = path.trim_end_matches('/').len() + 1;

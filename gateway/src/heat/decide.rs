@@ -379,7 +379,7 @@ fn time(time: Duration) -> String {
 }
 
 /// As UTC to the second.
-fn date(ms: i64) -> String {
+pub(crate) fn date(ms: i64) -> String {
     match u64::try_from(ms) {
         Ok(ms) if ms > 0 => {
             humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms)).to_string()

@@ -175,6 +175,11 @@ impl Workers {
         self.table.read().iter().find(|worker| *worker.name == *name && now < worker.live_until).cloned()
     }
 
+    /// Live workers.
+    pub fn all(&self, now: Instant) -> Vec<Arc<Worker>> {
+        self.table.read().iter().filter(|worker| now < worker.live_until).cloned().collect()
+    }
+
     /// Live workers that hold copies.
     pub fn hot(&self, now: Instant) -> Vec<Arc<Worker>> {
         let table = self.table.read();

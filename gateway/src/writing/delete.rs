@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Writing, in_doubt, provision::no_tokens};
+use super::{Writing, in_doubt, provision::fresh};
 use crate::{
     api::error::{ApiError, ErrorCode},
     failpoint,
@@ -58,10 +58,7 @@ impl Writing {
                     Err(ApiError::new(ErrorCode::SegmentNotFound, format!("there is no segment {id}")))
                 };
             }
-            if let Some(damage) = ledger.damage_of_all() {
-                return Err(no_tokens(damage));
-            }
-            let token = next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
+            let token = fresh(ledger, next)?;
             let tombstone = Tombstone { token, directory, since_ms, done_ms: None, generation: None };
             let entries = vec![
                 Entry::Token(token),

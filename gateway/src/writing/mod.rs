@@ -20,8 +20,10 @@ mod shipped;
 mod supersede;
 #[cfg(test)]
 mod tests;
-mod tiers;
+pub(crate) mod tiers;
 mod turns;
+mod uploads;
+mod verify;
 mod work;
 
 use std::{
@@ -34,7 +36,7 @@ use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::Instant};
 
 pub use self::schemas::SchemaCheck;
-use self::turns::Turns;
+use self::{turns::Turns, uploads::Uploads};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -77,6 +79,9 @@ pub(crate) struct Writing {
     turns: Turns,
     /// Promotions that this process is carrying out, by segment.
     promoting: Mutex<HashMap<SegmentId, Token>>,
+    /// Uploads in the store that perhaps nobody waits for.
+    uploads: Mutex<Uploads>,
+    verifying: verify::Verifying,
     schema_check: OnceLock<Arc<dyn SchemaCheck>>,
 }
 
@@ -103,6 +108,8 @@ impl Writing {
             rules,
             turns: Turns::default(),
             promoting: Mutex::default(),
+            uploads: Mutex::default(),
+            verifying: verify::Verifying::default(),
             schema_check: OnceLock::new(),
         }
     }

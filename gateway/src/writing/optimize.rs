@@ -8,17 +8,14 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use super::{Writing, promote::Promoting, provision::temporary};
+use super::{Writing, promote::Promoting};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::Token,
         optimize::{HotOptimize, HotOptimized, OptimizeAnswer},
     },
-    registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Intent, Lock},
-        state::Amendment,
-    },
+    registry::ledger::{DEFAULT_SCHEMA, Intent, Lock},
     routing::workers::Worker,
     segment::SegmentId,
 };
@@ -76,16 +73,7 @@ impl Writing {
         };
         let lock = self.grant(id, None, lock).await?;
         let promoting = self.promoting_now(id, lock.token)?;
-        let intent = Intent {
-            token: lock.token,
-            temporary: temporary(id, &lock.directory, lock.token),
-            path: id.path_in(&lock.directory),
-            expected: lock.base,
-            uploaded: None,
-        };
-        let (segment, written) = (id.clone(), intent.clone());
-        self.amend(move |_, _| Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ())))
-            .await?;
+        let intent = self.intend(id, &lock, lock.base).await?;
         Ok((promoting, intent, worker))
     }
 

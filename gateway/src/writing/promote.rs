@@ -1,9 +1,11 @@
 //! Promotion: what the holder of a write lock has becomes the segment's generation in the store.
 //!
 //! ```text
-//! intent → worker uploads to NAME.sqlite._COPYING_.TOKEN → upload verified, intent says so
+//! intent → worker uploads to NAME.sqlite._COPYING_.TOKEN.ATTEMPT → upload verified, intent says so
 //!        → rename over → generation, checksum and catalog committed, intent gone → worker told → release
 //! ```
+//! The intent names the attempt, so that whoever settles it after a crash knows which file is meant. What a
+//! store makes late of an attempt that was given up has a name of its own, and is collected (`uploads.rs`).
 //! The upload takes as long as it takes, so it does not hold the segment's turn: a takeover may come in
 //! between, and the rest then finds another token. HDFS's rename has no precondition: between the look at
 //! the target and the rename a foreign writer's file can be replaced.
@@ -12,7 +14,7 @@ use std::sync::Arc;
 
 use axum::http::Method;
 
-use super::{Writing, provision::temporary};
+use super::{Writing, provision::fresh};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -26,6 +28,7 @@ use crate::{
     routing::workers::Worker,
     segment::SegmentId,
     store::{Generation, StoreEntry},
+    upload::UploadName,
 };
 
 /// A promotion that this process carries out, until dropped.
@@ -95,26 +98,42 @@ impl Writing {
         let _turn = self.turns.take(id).await;
         self.settle(id).await?;
         let (lock, worker) = self.held(id, sent)?;
-        let path = id.path_in(&lock.directory);
         let expected = self.target(id, &lock).await?;
         // From here on the others see it; the guard also ends it.
         let promoting = self.promoting_now(id, lock.token)?;
         self.tell_promoted(id, &worker).await;
-        let intent = Intent {
-            token: lock.token,
-            temporary: temporary(id, &lock.directory, lock.token),
-            path,
-            expected,
-            uploaded: None,
-        };
-        let (segment, written) = (id.clone(), intent.clone());
-        self.amend(move |ledger, _| {
-            check_lock(ledger.lock(&segment), &segment, written.token)?;
-            Ok(Amendment::ledger(vec![Entry::Intent(segment, Some(written))], ()))
-        })
-        .await?;
+        let intent = self.intend(id, &lock, expected).await?;
         failpoint::pass("gateway.commit.intent").await;
         Ok((promoting, intent, worker))
+    }
+
+    /// Writes down that something is uploaded under `lock`, with a name that no other attempt has or had.
+    pub(super) async fn intend(
+        &self,
+        id: &SegmentId,
+        lock: &Lock,
+        expected: Option<Generation>,
+    ) -> Result<Intent, ApiError> {
+        let (segment, token, path) = (id.clone(), lock.token, id.path_in(&lock.directory));
+        self.amend(move |ledger, next| {
+            check_lock(ledger.lock(&segment), &segment, token)?;
+            let attempt = fresh(ledger, next)?;
+            let name = UploadName { id: segment.clone(), token, attempt: Some(attempt) };
+            let intent = Intent { token, temporary: name.beside(&path), path, expected, uploaded: None };
+            let entries = vec![Entry::Token(attempt), Entry::Intent(segment, Some(intent.clone()))];
+            Ok(Amendment::ledger(entries, intent))
+        })
+        .await
+    }
+
+    /// Removes what a promotion that is under way has uploaded: whoever ends its lock wants its rename to find
+    /// nothing.
+    pub(super) async fn clear_upload(&self, id: &SegmentId) -> Result<(), ApiError> {
+        let intent = self.state.ledger().intent(id).cloned();
+        match intent {
+            Some(intent) => self.clear(&intent.temporary).await,
+            None => Ok(()),
+        }
     }
 
     /// Puts a verified upload in its place. Under the segment's turn.
@@ -185,10 +204,10 @@ impl Writing {
     /// Ends a promotion that will not be.
     pub(super) async fn give_up(&self, id: &SegmentId, intent: &Intent) -> Result<(), ApiError> {
         self.clear(&intent.temporary).await?;
-        let (segment, token) = (id.clone(), intent.token);
+        let (segment, temporary) = (id.clone(), intent.temporary.clone());
         self.amend(move |ledger, _| {
             Ok(match ledger.intent(&segment) {
-                Some(open) if open.token == token => {
+                Some(open) if open.temporary == temporary => {
                     Amendment::ledger(vec![Entry::Intent(segment, None)], ())
                 }
                 _ => Amendment::none(()),

@@ -26,7 +26,7 @@ use crate::{
     },
     failpoint,
     registry::{
-        ledger::{DEFAULT_SCHEMA, Entry, Lock, Superseded},
+        ledger::{DEFAULT_SCHEMA, Entry, Ledger, Lock, Superseded},
         state::Amendment,
     },
     routing::workers::Worker,
@@ -90,8 +90,7 @@ impl Writing {
                     self.tell_promoted(id, &worker).await;
                 }
             }
-            // A rename of the old holder's upload that is still on its way must find nothing.
-            self.clear(&temporary(id, &lock.directory, lock.token)).await?;
+            self.clear_upload(id).await?;
         }
         let place = self.place(id).await?;
         // Under a lock it may be aged by now, and still has to be written to its end.
@@ -119,7 +118,12 @@ impl Writing {
         self.tell_promoted(id, worker).await;
         let lock = Lock { ship: self.ship_rule(id), ..lock.clone() };
         let made = self.prepare(id, &lock, worker, schema_sql, None).await;
-        let made = made.map_err(|failure| failure.error(id, &worker.name))?;
+        let made = made.map_err(|failure| match failure {
+            Failure::Refused(error) if error.code == ErrorCode::SegmentNotFound => {
+                lost_data(id, lock.worker.as_str())
+            }
+            failure => failure.error(id, &worker.name),
+        })?;
         self.note_shipping(id, &lock, made.segment.promoted_change).await?;
         Ok(answer(id, &lock, worker, false, false, schema, made.segment.size))
     }
@@ -188,7 +192,7 @@ impl Writing {
                     return Ok(ProvisionAnswer { recovered, ..answer });
                 }
                 Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
-                    self.take_back(id, lock.token).await?;
+                    self.take_back_unless(taken.as_ref(), id, lock.token).await?;
                     return Err(error);
                 }
                 // Perhaps it has made the segment: the next request finds this lock, and grants another.
@@ -199,7 +203,7 @@ impl Writing {
             }
         }
         if let Some(token) = before {
-            self.take_back(id, token).await?;
+            self.take_back_unless(taken.as_ref(), id, token).await?;
         }
         Err(last.unwrap_or_else(|| no_room(id)))
     }
@@ -214,17 +218,14 @@ impl Writing {
         let id = segment.clone();
         let granted = self
             .amend(move |ledger, next| {
-                if let Some(damage) = ledger.damage_of_all() {
-                    return Err(no_tokens(damage));
-                }
+                let token = fresh(ledger, next)?;
                 if ledger.lock(&id).map(|lock| lock.token) != before {
                     return Err(ApiError::new(
                         ErrorCode::Conflict,
                         format!("the write lock of segment {id} changed meanwhile: try again"),
                     ));
                 }
-                lock.token =
-                    next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))?;
+                lock.token = token;
                 let mut entries = vec![
                     Entry::Token(lock.token),
                     Entry::Lock(id.clone(), Some(lock.clone())),
@@ -266,6 +267,20 @@ impl Writing {
         .await
     }
 
+    /// As [`Self::take_back`]; but where former holders have shipped writes that this lock was to take up, it
+    /// stays, not ready: it is all that keeps those from being collected, and the next provision takes them up.
+    async fn take_back_unless(
+        &self,
+        taken: Option<&Taken>,
+        segment: &SegmentId,
+        token: Token,
+    ) -> Result<(), ApiError> {
+        if taken.is_some_and(|taken| taken.recover().is_some()) {
+            return Ok(());
+        }
+        self.take_back(segment, token).await
+    }
+
     /// Removes a lock that was never ready, if it is still that one.
     pub(super) async fn take_back(&self, segment: &SegmentId, token: Token) -> Result<(), ApiError> {
         let id = segment.clone();
@@ -298,6 +313,7 @@ impl Writing {
             schema_sql,
             ship: lock.ship,
             recover: taken.and_then(Taken::recover),
+            again: lock.ready,
         };
         let path = (Method::POST, format!("/v1/hot/{id}/provision"));
         self.ask(worker, path, lock.token, &body, self.rules.copy_max).await
@@ -355,16 +371,27 @@ impl Writing {
     }
 }
 
-/// Name that a promotion under `token` uploads to.
-pub(super) fn temporary(id: &SegmentId, directory: &str, token: Token) -> String {
-    format!("{}._COPYING_.{token}", id.path_in(directory))
+/// The `next` number of the sequence of tokens. None is given as long as it is not sure which were given.
+pub(super) fn fresh(ledger: &Ledger, next: Option<Token>) -> Result<Token, ApiError> {
+    if let Some(damage) = ledger.damage_of_all() {
+        return Err(ApiError::new(
+            ErrorCode::Internal,
+            format!(
+                "no fencing token can be given: {damage}; mend the registry (export, look, import) first"
+            ),
+        ));
+    }
+    next.ok_or_else(|| ApiError::new(ErrorCode::Internal, "there are no more tokens"))
 }
 
-/// Nobody may be given a token as long as it is not sure which were given.
-pub(super) fn no_tokens(damage: &str) -> ApiError {
+/// The holder of a lock does not know its token.
+pub(super) fn lost_data(id: &SegmentId, worker: &str) -> ApiError {
     ApiError::new(
-        ErrorCode::Internal,
-        format!("no fencing token can be given: {damage}; mend the registry (export, look, import) first"),
+        ErrorCode::Conflict,
+        format!(
+            "worker {worker}, which has the write lock of segment {id}, came back without its data: provision with \
+             {{\"takeover\": true}}, which goes on from what was promoted or shipped, or release it with force"
+        ),
     )
 }
 

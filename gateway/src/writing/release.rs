@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::http::Method;
 use serde_json::json;
 
-use super::{Writing, check_token, in_doubt, provision::temporary, suspended};
+use super::{Writing, check_token, in_doubt, provision::lost_data, suspended};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -79,6 +79,14 @@ impl Writing {
         match told.map_err(|failure| failure.error(id, &worker.name)) {
             // It is closed there already: this comes for the second time.
             Err(error) if error.code == ErrorCode::NotProvisioned => Ok(()),
+            // What it had written may have been shipped, and goes with the lock: not without a word.
+            Err(error) if error.code == ErrorCode::SegmentNotFound => {
+                if force || !lock.ready {
+                    Ok(())
+                } else {
+                    Err(lost_data(id, &worker.name))
+                }
+            }
             other => other,
         }
     }
@@ -96,11 +104,6 @@ impl Writing {
         tracing::info!(segment = %id, worker = lock.worker, token, "write lock released");
         self.routing.copies.reconsider(id);
         self.collect_of(id, lock).await;
-        // Of a promotion that failed; nobody needs it any more, and the next lock's has another name.
-        let leftover = temporary(id, &lock.directory, token);
-        if let Err(error) = self.clear(&leftover).await {
-            tracing::warn!(leftover, %error, "a temporary file may be left in the store");
-        }
         Ok(())
     }
 

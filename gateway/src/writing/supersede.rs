@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Writing, not_provisioned, provision::temporary, release::SHORT_CALL_MAX};
+use super::{Writing, not_provisioned, release::SHORT_CALL_MAX};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -113,8 +113,7 @@ impl Writing {
         directory: String,
         entry: &StoreEntry,
     ) -> Result<ApiError, ApiError> {
-        // A rename of its upload that is still on its way must find nothing.
-        self.clear(&temporary(id, &lock.directory, lock.token)).await?;
+        self.clear_upload(id).await?;
         let record = Superseded {
             worker: lock.worker.clone(),
             token: lock.token,

@@ -1,5 +1,7 @@
 //! Carries out what rules and heat say of hot copies, and explains it: both ask `heat/decide.rs`.
 
+pub(crate) mod list;
+
 use std::sync::Arc;
 
 use tokio::{task::spawn_blocking, time::Instant};
@@ -8,7 +10,7 @@ use super::Writing;
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
-        tier_types::{TierAction, TierInfo, TierList},
+        tier_types::{TierAction, TierInfo},
     },
     copies::Trial,
     heat::{
@@ -192,23 +194,6 @@ impl Writing {
         explained.ok_or_else(|| {
             ApiError::new(ErrorCode::SegmentNotFound, "the segment was deleted while it was looked at")
         })
-    }
-
-    /// Segments that shall have hot copies, the hottest first.
-    pub(crate) async fn tiers(self: &Arc<Self>, limit: usize) -> Result<TierList, ApiError> {
-        let this = self.clone();
-        let listed = spawn_blocking(move || {
-            let look = this.look_at_tiers();
-            let mut ids: Vec<SegmentId> = this.state.ledger().wished().cloned().collect();
-            ids.append(&mut this.routing.copies.kept());
-            let total = ids.len() as u64;
-            let mut heats: Vec<(f64, SegmentId)> =
-                ids.into_iter().map(|id| (this.routing.heat.of(&id, look.now).queries, id)).collect();
-            heats.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-            let shown = heats.iter().take(limit).filter_map(|(_, id)| this.decided(id, &look));
-            TierList { segments: shown.map(|decided| this.info(&decided, true)).collect(), total }
-        });
-        listed.await.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))
     }
 
     fn look_at_tiers(&self) -> Look {

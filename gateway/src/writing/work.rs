@@ -10,13 +10,15 @@ use futures::future::join_all;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::Writing;
+use super::{Writing, hot::Failure};
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::CopyState,
-        work::{CancelAnswer, WorkList},
+        work::{CancelAnswer, Work, WorkList},
     },
+    registry::{catalog::Lookup, ledger::Lock},
+    routing::workers::Worker,
     segment::SegmentId,
 };
 
@@ -29,9 +31,39 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl Writing {
-    /// What all live hot workers are doing.
+    /// What all live workers are doing.
     pub(crate) async fn work(&self) -> WorkList {
-        let workers = self.routing.workers.hot(Instant::now().into_std());
+        self.work_of(self.routing.workers.all(Instant::now().into_std())).await
+    }
+
+    /// What is being done with `id`. Asks nobody if nothing is.
+    pub(crate) async fn work_on(&self, id: &SegmentId) -> Vec<Work> {
+        let now = Instant::now().into_std();
+        let workers = if self.verifying.has(id) {
+            self.routing.workers.all(now)
+        } else {
+            let copies = self.routing.copies.infos(id, |_| true);
+            let fetching = copies.into_iter().filter(|copy| copy.state == CopyState::Fetching);
+            let mut names: Vec<String> = fetching.map(|copy| copy.worker).collect();
+            // Of a provision, a promotion, a new layout.
+            let lock = self.state.ledger().lock(id).map(|lock| (lock.worker.clone(), lock.ready));
+            if let Some((holder, ready)) = lock
+                && (!ready || self.promoting.lock().contains_key(id))
+                && !names.contains(&holder)
+            {
+                names.push(holder);
+            }
+            names.iter().filter_map(|name| self.routing.workers.live(name, now)).collect()
+        };
+        if workers.is_empty() {
+            return Vec::new();
+        }
+        let mut work = self.work_of(workers).await.work;
+        work.retain(|work| work.segment == id.as_str());
+        work
+    }
+
+    async fn work_of(&self, workers: Vec<Arc<Worker>>) -> WorkList {
         let asked = workers.iter().map(|worker| async move {
             let path = (Method::GET, "/v1/work".to_owned());
             let told: Result<WorkList, _> = self.ask(worker, path, 0, &json!({}), LIST_MAX).await;
@@ -46,6 +78,8 @@ impl Writing {
                         work
                     }));
                 }
+                // Of a version that does no such work.
+                Err(Failure::Refused(error)) if error.code == ErrorCode::NotFound => {}
                 Err(_) => list.silent.push(name),
             }
         }
@@ -61,6 +95,7 @@ impl Writing {
     }
 
     async fn cancel_now(&self, id: &SegmentId) -> Result<CancelAnswer, ApiError> {
+        let verification = self.verifying.cancel(id);
         let token = self.promoting.lock().get(id).copied();
         let lock = self.state.ledger().lock(id).cloned();
         let lock = lock.filter(|lock| token == Some(lock.token));
@@ -76,7 +111,7 @@ impl Writing {
         names.extend(lock.as_ref().map(|lock| lock.worker.clone()));
         names.sort();
         names.dedup();
-        if names.is_empty() {
+        if names.is_empty() && !verification {
             return Err(ApiError::new(ErrorCode::Conflict, format!("nothing is under way for segment {id}")));
         }
         let mut told = Vec::new();
@@ -97,8 +132,7 @@ impl Writing {
             let Some(lock) = &lock else { break };
             // Told again until it is over: the worker may have been asked for its upload only now.
             if !self.promoting.lock().contains_key(id) {
-                let after = self.state.ledger().lock(id).cloned();
-                ended = after.is_some_and(|after| (after.token, after.base) == (lock.token, lock.base));
+                ended = self.is_as_before(id, lock);
                 break;
             }
             if Instant::now() >= until {
@@ -109,6 +143,20 @@ impl Writing {
             }
             sleep(LOOK_EVERY).await;
         }
-        Ok(CancelAnswer { segment: id.to_string(), workers: told, promotion: ended })
+        Ok(CancelAnswer { segment: id.to_string(), workers: told, promotion: ended, verification })
+    }
+
+    /// Whether what was under way under `lock` has changed nothing.
+    fn is_as_before(&self, id: &SegmentId, lock: &Lock) -> bool {
+        let after = self.state.ledger().lock(id).map(|after| (after.token, after.base));
+        match after {
+            Some(after) => after == (lock.token, lock.base),
+            // That of a new layout ends with it.
+            None if !lock.ready => match self.state.catalog().lookup(id) {
+                Lookup::Found(located) => Some(located.facts.generation) == lock.base,
+                _ => false,
+            },
+            None => false,
+        }
     }
 }

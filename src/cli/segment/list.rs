@@ -7,6 +7,7 @@ use springhouse_gateway::api::{
     client::GatewayClient,
     hot::{LockList, LockState},
     types::SegmentList,
+    work::Work,
 };
 
 use super::{print, print_json};
@@ -145,6 +146,15 @@ pub(super) async fn work(client: &GatewayClient, json: bool) -> Result<(), Failu
         text.push_str(&format!("worker {name} does not answer\n"));
     }
     print(&text)
+}
+
+/// What is being done with one segment, a line each.
+pub(super) fn doing(work: &[Work]) -> String {
+    let line = |work: &Work| match work.total {
+        0 => format!("{} on {}", work.what, work.worker),
+        total => format!("{} on {}, {} of {}", work.what, work.worker, size(work.done), size(total)),
+    };
+    work.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 /// Members of an object side by side, for people; objects and lists within as JSON.

@@ -23,6 +23,8 @@ use crate::error::{Exit, Failure};
 
 /// Segments that are worked at once.
 const AT_ONCE: usize = 4;
+/// Name of the column of segments.
+const HEAD: &str = "SEGMENT";
 /// How often the gateway is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -33,7 +35,7 @@ pub(super) async fn each<T: Serialize>(
     as_json: bool,
     each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
 ) -> Result<(), Failure> {
-    run(None, segments, as_json, each).await
+    run(None, &named(segments)?, as_json, None, each).await
 }
 
 /// [`each`] for work that takes long: on a terminal a line tells how far it is.
@@ -43,24 +45,40 @@ pub(super) async fn watched<T: Serialize>(
     as_json: bool,
     each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
 ) -> Result<(), Failure> {
-    run(Some(client), segments, as_json, each).await
+    run(Some(client), &named(segments)?, as_json, None, each).await
+}
+
+/// [`watched`] as a table below `head`, of which each line begins with the segment in a column of its own.
+pub(super) async fn listed<T: Serialize>(
+    client: &GatewayClient,
+    segments: &[SegmentId],
+    as_json: bool,
+    head: &str,
+    each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
+) -> Result<(), Failure> {
+    let ids = segments.iter().map(|segment| segment.as_str().len());
+    let width = ids.chain([HEAD.len()]).max().unwrap_or(0);
+    if !as_json {
+        print(&format!("{HEAD:<width$}  {head}\n"))?;
+    }
+    run(Some(client), segments, as_json, Some(width), each).await
 }
 
 async fn run<T: Serialize>(
     watch: Option<&GatewayClient>,
-    segments: &[String],
+    segments: &[SegmentId],
     as_json: bool,
+    column: Option<usize>,
     each: impl AsyncFn(&SegmentId) -> Result<(String, T), ClientError>,
 ) -> Result<(), Failure> {
-    let segments = named(segments)?;
     let (mut failed, mut first) = (0, None);
     let each = &each;
-    let all = stream::iter(&segments).map(|segment| async move { (segment, each(segment).await) });
+    let all = stream::iter(segments).map(|segment| async move { (segment, each(segment).await) });
     let mut all = pin!(all.buffered(AT_ONCE));
     let mut done = 0;
     loop {
         let next = {
-            let mut shown = pin!(show(watch, done, &segments));
+            let mut shown = pin!(show(watch, done, segments));
             tokio::select! {
                 next = all.next() => next,
                 never = &mut shown => match never {},
@@ -68,10 +86,14 @@ async fn run<T: Serialize>(
         };
         let Some((segment, outcome)) = next else { break };
         done += 1;
-        clear(&segments, watch.is_some());
+        clear(segments, watch.is_some());
         match outcome {
             Ok((line, answer)) => {
-                let line = if as_json { told(segment, &answer)? } else { format!("{segment}: {line}") };
+                let line = match column {
+                    _ if as_json => told(segment, &answer)?,
+                    Some(width) => format!("{:<width$}  {line}", segment.as_str()),
+                    None => format!("{segment}: {line}"),
+                };
                 print(&format!("{line}\n"))?;
             }
             Err(error) if segments.len() == 1 => return Err(error.into()),
@@ -157,7 +179,7 @@ pub(super) fn confirm(segments: &[String]) -> Result<(), Failure> {
 }
 
 /// The ids as given; a `-` stands for the lines of standard input.
-fn named(segments: &[String]) -> Result<Vec<SegmentId>, Failure> {
+pub(super) fn named(segments: &[String]) -> Result<Vec<SegmentId>, Failure> {
     let mut all = Vec::new();
     for segment in segments {
         if segment == "-" {

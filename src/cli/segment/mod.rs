@@ -7,6 +7,7 @@ use springhouse_gateway::{
         hot::{PromoteRequest, ProvisionRequest, ReleaseRequest},
         optimize::OptimizeAnswer,
         types::RaiseRequest,
+        work::CancelAnswer,
     },
     segment::SegmentId,
 };
@@ -17,6 +18,7 @@ use crate::error::{Exit, Failure};
 mod execute;
 mod list;
 mod many;
+mod verify;
 
 /// `springhouse segment`.
 #[derive(Debug, clap::Args)]
@@ -72,13 +74,15 @@ enum What {
     /// Lay segments in the store out for reading from far away, as promotion does; changes nothing where that
     /// gains nothing
     Optimize(Many),
+    /// Compare segments where their bytes are: registry, store, hot copies
+    Verify(verify::Args),
     /// Give the write lock up
     Release(Release),
     /// List the write locks
     Locks,
-    /// List what hot workers are doing: copies, uploads
+    /// List what workers are doing: copies, uploads, verifications
     Work,
-    /// End promotions and copies that are under way; locks and writes stay
+    /// End promotions, copies, new layouts and verifications that are under way; locks and writes stay
     Cancel(Many),
     /// Keep copies on hot workers
     Raise(Raise),
@@ -210,6 +214,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 })
                 .await
             }
+            What::Verify(args) => verify::run(&client, args, common.json).await,
             What::Release(args) => {
                 let request = ReleaseRequest { force: args.force };
                 many::each(&args.many.segments, common.json, async |id| {
@@ -222,8 +227,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             What::Cancel(args) => {
                 many::each(&args.segments, common.json, async |id| {
                     let answer = client.cancel(id).await?;
-                    let what = if answer.promotion { "promotion ended" } else { "no promotion to end" };
-                    Ok((format!("{what}; stopped on {}", answer.workers.join(", ")), answer))
+                    Ok((cancelled(&answer), answer))
                 })
                 .await
             }
@@ -253,6 +257,23 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// What was ended, in a line.
+fn cancelled(answer: &CancelAnswer) -> String {
+    let mut what = Vec::new();
+    if answer.promotion {
+        what.push("promotion ended".to_owned());
+    } else if !answer.workers.is_empty() || !answer.verification {
+        what.push("no promotion to end".to_owned());
+    }
+    if answer.verification {
+        what.push("verification ended".to_owned());
+    }
+    if !answer.workers.is_empty() {
+        what.push(format!("stopped on {}", answer.workers.join(", ")));
+    }
+    what.join("; ")
 }
 
 /// What was gained, in a line.
@@ -286,7 +307,10 @@ async fn show(client: &GatewayClient, id: &SegmentId, json: bool) -> Result<(), 
     if json {
         return print_json(&info);
     }
-    let value = serde_json::to_value(&info).map_err(|error| Failure::new(Exit::Internal, error))?;
+    let mut value = serde_json::to_value(&info).map_err(|error| Failure::new(Exit::Internal, error))?;
+    if !info.work.is_empty() {
+        value["work"] = list::doing(&info.work).into();
+    }
     print(&list::facts(&value))
 }
 

@@ -122,6 +122,11 @@ impl Data {
         self.root.join("parts").join(format!("{id}.outgoing.shipped"))
     }
 
+    /// What the store has, to be looked at; some at once have different numbers.
+    pub(super) fn looked_at(&self, id: &SegmentId, number: u64) -> PathBuf {
+        self.root.join("parts").join(format!("{id}.outgoing.look{number}"))
+    }
+
     /// What is made for the store.
     pub(super) fn outgoing(&self, id: &SegmentId) -> PathBuf {
         self.root.join("parts").join(format!("{id}.outgoing"))

@@ -115,8 +115,9 @@ pub(super) async fn fetch(
     let store: &Arc<dyn Store> = &hot.settings.store;
     let reader = store.open(&path, Some(wanted)).await.map_err(Failure::Failed)?;
     let size = reader.metadata().len;
-    for ending in ["-wal", "-journal"] {
-        refuse_log(store.as_ref(), &path, ending).await?;
+    if let Some(ending) = find_log(store.as_ref(), &path).await.map_err(Failure::Failed)? {
+        let why = format!("there is a {ending} file beside it: checkpoint it first");
+        return Err(Failure::Failed(Error::new(ErrorKind::Corrupt, why)));
     }
     // It may take the place of one that is here: both are, for a while.
     let room = hot.room.take(&hot.data, size).map_err(Failure::Full)?;
@@ -225,15 +226,14 @@ pub(super) async fn fetch(
     }
 }
 
-/// A database with a log beside it is not whole by itself.
-async fn refuse_log(store: &dyn Store, path: &StorePath, ending: &str) -> Result<(), Failure> {
-    let log = StorePath::parse(&format!("{path}{ending}")).map_err(Failure::Failed)?;
-    match store.stat(&log).await {
-        Ok(_) => Err(Failure::Failed(Error::new(
-            ErrorKind::Corrupt,
-            format!("there is a {ending} file beside it: checkpoint it first"),
-        ))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::Failed(error)),
+/// A database with a log beside it is not whole by itself: the ending of one that is there.
+pub(super) async fn find_log(store: &dyn Store, path: &StorePath) -> Result<Option<&'static str>, Error> {
+    for ending in ["-wal", "-journal"] {
+        match store.stat(&StorePath::parse(&format!("{path}{ending}"))?).await {
+            Ok(_) => return Ok(Some(ending)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(None)
 }

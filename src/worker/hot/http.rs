@@ -26,7 +26,6 @@ use springhouse_gateway::{
         optimize::{HotOptimize, HotOptimized},
         ship::HotProvisioned,
         types::DEADLINE_HEADER,
-        work::WorkList,
     },
     segment::SegmentId,
     trough::ROWS_CONTENT_TYPE,
@@ -54,7 +53,6 @@ const PARSE_BYTES: usize = 64 << 10;
 pub(in crate::worker) fn router<S: Clone + Send + Sync + 'static>(hot: Arc<Hot>) -> Router<S> {
     Router::new()
         .route("/v1/hot", get(list))
-        .route("/v1/work", get(work))
         .route("/v1/hot/{id}", get(show).delete(remove))
         .route("/v1/hot/{id}/provision", post(provision))
         .route("/v1/hot/{id}/execute", post(execute))
@@ -151,10 +149,6 @@ async fn json<T: DeserializeOwned>(body: Body, empty: Option<T>) -> Result<T, Ap
 
 async fn list(State(hot): State<Arc<Hot>>) -> Json<HotList> {
     Json(HotList { segments: hot.list() })
-}
-
-async fn work(State(hot): State<Arc<Hot>>) -> Json<WorkList> {
-    Json(WorkList { work: hot.work(), silent: Vec::new() })
 }
 
 async fn show(State(hot): State<Arc<Hot>>, Path(id): Path<String>) -> Answer<HotStatus> {

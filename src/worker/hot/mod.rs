@@ -58,13 +58,14 @@ mod speed;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use self::settings::HotSettings;
 use self::{
     data::Data, manifest::Entries, metrics::Metrics, pace::Pace, queue::Queue, room::Rooms, segment::Segment,
     speed::Speed,
 };
-pub(super) use self::{files::Files, tend::Loops};
+pub(super) use self::{files::Files, pace::give_way, part::check_header, tend::Loops, verify::CopyLook};
 use crate::query::{
     Engine, QuerySettings,
     write::{Execute, WriteMetrics, WriteSettings, Writer, WrittenFiles},
@@ -309,7 +310,7 @@ impl Hot {
 
 impl Hot {
     /// What is under way, by segment.
-    fn work(&self) -> Vec<Work> {
+    pub(super) fn work(&self) -> Vec<Work> {
         let of = |segment: &Arc<Segment>| {
             let state = segment.state.lock();
             let (what, done, total) = match (&state.work, &state.fetching) {

@@ -39,7 +39,7 @@ impl Pace {
 
 /// Lets this thread have the processor and the disk only when nobody else wants them. Best effort.
 #[allow(unsafe_code)] // neither `nix` nor `rustix` has both calls
-pub(super) fn give_way() {
+pub(in crate::worker) fn give_way() {
     #[cfg(test)]
     if crate::clock::simulated::is_installed() {
         return; // everybody waits for it there

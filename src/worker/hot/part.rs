@@ -166,7 +166,7 @@ fn hash_of(file: &File, len: u64, hash: &mut Xxh3) -> io::Result<u64> {
 }
 
 /// Whether `file` begins as a database of `size` bytes in the ordinary mode; what is wrong otherwise.
-fn check_header(file: &File, size: u64) -> io::Result<Result<(), String>> {
+pub(in crate::worker) fn check_header(file: &File, size: u64) -> io::Result<Result<(), String>> {
     let mut header = [0; 100];
     if size < header.len() as u64 {
         return Ok(Err("it is too short for an SQLite database".into()));

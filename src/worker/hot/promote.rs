@@ -19,6 +19,7 @@ use springhouse_gateway::{
         hot::{HotPromoted, HotSegment, HotUpload, HotUploaded, HotWork, Token},
     },
     segment::SegmentId,
+    upload::UploadName,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -36,7 +37,8 @@ use crate::{
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A scratch file that goes however the work ends.
-struct Scratch(PathBuf);
+#[derive(Debug)]
+pub(in crate::worker) struct Scratch(pub(super) PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -299,13 +301,15 @@ impl Hot {
     }
 }
 
-/// The temporary name, if it is one of this segment and token.
+/// The temporary name, if it is one of this segment and token. Which attempt it is only the gateway knows.
 pub(super) fn check_temporary(given: &str, path: &str, token: Token) -> Result<StorePath, ApiError> {
     let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
     let temporary = StorePath::parse(given).map_err(|error| bad(error.message().to_owned()))?;
-    let expected = format!("{path}._COPYING_.{token}");
-    if temporary.as_str() != given || given != expected {
-        return Err(bad(format!("{given:?} is not the temporary name of this upload: that is {expected}")));
+    let name = UploadName::parse(temporary.name()).filter(|name| name.token == token);
+    if temporary.as_str() != given || name.is_none_or(|name| name.beside(path) != given) {
+        return Err(bad(format!(
+            "{given:?} is no temporary name of this upload: that is {path}._COPYING_.{token} and the number of an attempt"
+        )));
     }
     Ok(temporary)
 }
@@ -316,10 +320,15 @@ mod unit {
 
     #[test]
     fn only_the_own_temporary_name_is_written() {
-        assert!(check_temporary("/1/1234.sqlite._COPYING_.7", "/1/1234.sqlite", 7).is_ok());
+        // Without an attempt: from a gateway of before.
+        for good in ["/1/1234.sqlite._COPYING_.7.9", "/1/1234.sqlite._COPYING_.7"] {
+            assert!(check_temporary(good, "/1/1234.sqlite", 7).is_ok(), "{good}");
+        }
         for bad in [
             "/1/1234.sqlite",
             "/1/1234.sqlite._COPYING_.8",
+            "/1/1234.sqlite._COPYING_.8.7",
+            "/1/1234.sqlite._COPYING_.7.x",
             "/2/1234.sqlite._COPYING_.7",
             "/1/../1/1234.sqlite._COPYING_.7",
             "1/1234.sqlite._COPYING_.7",

@@ -85,6 +85,9 @@ impl Hot {
             self.ship_as_asked(segment, token, asked.ship).await?;
             return Ok(HotProvisioned { segment: segment.show(), recovered: None });
         }
+        if asked.again && fence < token {
+            return Err(lost_data(token));
+        }
         // First of all nobody with a lower token may change anything any more, whatever happens now.
         self.record(segment, {
             let path = path.to_owned();
@@ -275,7 +278,12 @@ impl Hot {
         token: Token,
         force: bool,
     ) -> Result<HotSegment, ApiError> {
-        let segment = self.find(id.as_str()).ok_or_else(super::not_provisioned)?;
+        let segment = self.find(id.as_str());
+        let fence = segment.as_ref().map_or(self.fences.floor(), |segment| segment.state.lock().record.fence);
+        if fence < token {
+            return Err(lost_data(token));
+        }
+        let segment = segment.ok_or_else(super::not_provisioned)?;
         let _turn = segment.turn.lock().await;
         segment.state.lock().check_token(token)?;
         self.end_writing(&segment, force).await?;
@@ -381,6 +389,14 @@ impl Hot {
         let (hot, segment) = (Arc::clone(self), Arc::clone(segment));
         blocking(move || segment.change_record(&hot.data, change).map_err(of_disk)).await
     }
+}
+
+/// Whoever was given a token remembers it for as long as it has its disk.
+fn lost_data(token: Token) -> ApiError {
+    ApiError::new(
+        ErrorCode::SegmentNotFound,
+        format!("nothing is known here of token {token}: this worker has lost its data"),
+    )
 }
 
 pub(super) fn fenced(token: Token, fence: Token) -> ApiError {

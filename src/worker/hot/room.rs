@@ -33,7 +33,7 @@ struct Counts {
 
 /// Room for one copy, given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(in crate::worker) struct Room {
     counts: Arc<Counts>,
     bytes: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,12 +25,7 @@ use super::{
     Hot,
     fences::{KEEP, LOOK_EVERY},
     fetch::{Failure, fetch},
-    pace::give_way,
-    part,
-    segment::Segment,
 };
-use crate::clock::Busy;
-
 /// How often written copies are looked at: their size, writers that nobody needs.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 /// A writer that nobody asked for so long is closed; the next write opens it again.
@@ -462,64 +457,5 @@ impl Hot {
                 tracing::warn!(segment = %id, %error, "a left-over part cannot be removed");
             }
         }
-    }
-
-    /// Reads every copy once that the store has too, and compares its checksum.
-    async fn verify_all(self: &Arc<Self>) {
-        let segments: Vec<Arc<Segment>> = self.segments.read().values().cloned().collect();
-        for segment in segments {
-            if self.stopping.load(Relaxed) {
-                return;
-            }
-            self.verify(&segment).await;
-        }
-    }
-
-    /// Compares the copy of one segment with its checksum, if it has one; takes it out if it is another.
-    pub(super) async fn verify(self: &Arc<Self>, segment: &Arc<Segment>) {
-        let (key, expected, size) = {
-            let state = segment.state.lock();
-            let (Some(open), Some(copy)) = (&state.open, &state.record.copy) else { return };
-            let Some(checksum) = &copy.checksum else { return };
-            if state.verified {
-                return;
-            }
-            (open.key, checksum.clone(), copy.size)
-        };
-        let path = self.data.segment(&segment.id);
-        let (send, read) = tokio::sync::oneshot::channel();
-        let busy = Busy::begin();
-        let started = std::thread::Builder::new().name("verify".into()).spawn(move || {
-            give_way();
-            let _ = send.send(part::checksum(&path));
-            busy.end();
-        });
-        let found = match (started, read.await) {
-            (Ok(_), Ok(found)) => found,
-            _ => return,
-        };
-        let good = matches!(&found, Ok((len, checksum)) if *len == size && *checksum == expected);
-        let _turn = segment.turn.lock().await;
-        {
-            let mut state = segment.state.lock();
-            // Replaced, or written to, meanwhile: what was read says nothing of it.
-            let same = state.open.as_ref().is_some_and(|open| open.key == key)
-                && state.record.copy.as_ref().is_some_and(|copy| copy.checksum.is_some());
-            if !same {
-                return;
-            }
-            if good {
-                state.verified = true;
-                return;
-            }
-        }
-        tracing::error!(segment = %segment.id, ?found, "a copy is not what was copied; it is taken out");
-        self.metrics.damaged.inc();
-        match self.drop_copy(segment).await {
-            Ok(()) => segment.state.lock().refused = Some("the copy was damaged on the worker's disk".into()),
-            Err(error) => segment.state.lock().refused = Some(error.message),
-        }
-        self.publish(segment);
-        self.queue.push(segment.id.as_str());
     }
 }

@@ -9,9 +9,8 @@ use std::{
 };
 
 use hdfs_native::WriteOptions;
-use tokio::sync::Mutex;
 
-use super::{client::Connection, file::HdfsWriter, file_status, status};
+use super::{client::Connection, file_status, status, writer::HdfsWriter};
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{AttributeChanges, Metadata},
@@ -49,14 +48,12 @@ pub(super) async fn append(connection: &Arc<Connection>, at: String) -> Result<(
         }
         Err(error) => return Err(error),
     };
-    let writer =
-        HdfsWriter { connection: Arc::clone(connection), path: at.clone(), file: Arc::new(Mutex::new(file)) };
     // The lease is ours: nobody else moves the end.
     match file_status(connection, &at).await {
-        Ok(found) => Ok((writer, found.len)),
+        Ok(found) => Ok((HdfsWriter::new(connection, at, file, found.len), found.len)),
         Err(error) => {
             // Given back now instead of in a minute. If that fails too, the first error says why.
-            let _ = writer.finish().await;
+            let _ = HdfsWriter::new(connection, at, file, 0).finish().await;
             Err(error)
         }
     }

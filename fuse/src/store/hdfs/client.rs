@@ -164,6 +164,11 @@ impl Connection {
         self.main.client()
     }
 
+    /// How long one step may take at most.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     fn writers(&self) -> Result<&Slot> {
         if let Some(slot) = self.writers.get() {
             return Ok(slot);

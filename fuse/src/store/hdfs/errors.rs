@@ -33,6 +33,12 @@ pub(super) fn replicas_failed(error: &HdfsError) -> Option<usize> {
     Some(listed.matches("DatanodeIdProto {").count())
 }
 
+/// Whether the NameNode gives no further HDFS block yet: it has not heard of those before.
+pub(super) fn is_behind(error: &HdfsError) -> bool {
+    let (HdfsError::RPCError(class, _) | HdfsError::FatalRPCError(class, _)) = error else { return false };
+    class_name(class) == "NotReplicatedYetException"
+}
+
 /// Whether the NameNode has answered, and what it says is of this file alone.
 fn is_of_one_file(error: &HdfsError) -> bool {
     match error {

@@ -1,15 +1,12 @@
-//! Files open in HDFS.
+//! Files open for reading in HDFS.
 
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use hdfs_native::{
-    HdfsError,
-    file::{FileReader, FileWriter},
-};
-use tokio::sync::{Mutex, OnceCell};
+use hdfs_native::{HdfsError, file::FileReader};
+use tokio::sync::OnceCell;
 
 use super::{
     client::Connection,
@@ -18,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Generation, Metadata, Reader, Writer, buffers::Buffer, check_generation, gone},
+    store::{Generation, Metadata, Reader, buffers::Buffer, check_generation, gone},
 };
 
 /// Tries of an open whose file is replaced meanwhile.
@@ -191,66 +188,5 @@ impl Reader for HdfsReader {
             check_generation(&self.path, &now, Some(self.metadata.generation))
         });
         confirmed.await.copied()
-    }
-}
-
-/// A file being written to HDFS.
-pub(super) struct HdfsWriter {
-    pub(super) connection: Arc<Connection>,
-    pub(super) path: String,
-    /// Shared with the task of the step under way, never with two.
-    pub(super) file: Arc<Mutex<FileWriter>>,
-}
-
-impl HdfsWriter {
-    /// Carries `work` out. A DataNode that hears of a deletion before the writer does says only that it has no
-    /// such replica: what became of the file the NameNode knows.
-    async fn step(&self, work: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-        match self.connection.run(&self.path, work).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Other | ErrorKind::Unavailable) => {
-                match file_status(&self.connection, &self.path).await {
-                    Err(absent) if absent.kind() == ErrorKind::NotFound => Err(absent),
-                    _ => Err(error),
-                }
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Finishes the file durably.
-    pub(super) async fn finish(&self) -> Result<()> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let close = async move {
-            let mut file = file.lock().await;
-            // Closing alone leaves the last bytes in the DataNodes' page caches. A file of no bytes has
-            // no HDFS block to be synchronised; an erasure coded one cannot be.
-            match file.hsync().await.map_err(|error| translate(&error, &path)) {
-                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
-                _ => {}
-            }
-            file.close().await.map_err(|e| translate(&e, &path))
-        };
-        self.step(close).await
-    }
-}
-
-#[async_trait]
-impl Writer for HdfsWriter {
-    async fn write(&mut self, data: Bytes) -> Result<()> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let write = async move {
-            file.lock().await.write_bytes(data).await.map(drop).map_err(|e| translate(&e, &path))
-        };
-        self.step(write).await
-    }
-
-    async fn sync(&mut self) -> Result<()> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        let sync = async move { file.lock().await.hsync().await.map_err(|e| translate(&e, &path)) };
-        self.step(sync).await
-    }
-
-    async fn close(self: Box<Self>) -> Result<()> {
-        self.finish().await
     }
 }

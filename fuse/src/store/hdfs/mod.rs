@@ -15,10 +15,7 @@ use hdfs_native::{
 use tokio::{sync::Mutex, time::Instant};
 
 pub use self::client::{share_runtime, tasks_running};
-use self::{
-    client::Connection,
-    file::{HdfsReader, HdfsWriter},
-};
+use self::{client::Connection, file::HdfsReader, writer::HdfsWriter};
 use super::{
     AttributeChanges, CreateOptions, Entry, FileKind, Generation, HdfsOptions, Metadata, Reader, Store,
     StorePath, StoreUrl, Usage, Writer,
@@ -32,6 +29,7 @@ mod client;
 mod errors;
 mod file;
 mod replicas;
+mod writer;
 
 /// Entries that one visit to the HDFS runtime lists; as many as the NameNode sends at once.
 const LIST_BATCH: usize = 1000;
@@ -283,10 +281,7 @@ impl Store for HdfsStore {
             .open_writer(&at, |client| async move { client.create(&asked, write).await })
             .await;
         match created {
-            Ok(file) => {
-                let (connection, file) = (Arc::clone(&self.connection), Arc::new(Mutex::new(file)));
-                Ok(Box::new(HdfsWriter { connection, path: at, file }))
-            }
+            Ok(file) => Ok(Box::new(HdfsWriter::new(&self.connection, at, file, 0))),
             // HDFS says "exists" of a directory that cannot be overwritten, too.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && options.overwrite => {
                 match file_status(&self.connection, &self.at(path)).await {

@@ -11,7 +11,10 @@ pub mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+};
 
 pub use self::entries::{
     Aside, Checksum, DEFAULT_SCHEMA, Dispute, Entry, Intent, Lock, Raise, Superseded, Tombstone, Uploaded,
@@ -379,6 +382,20 @@ impl Ledger {
         self.raised.keys().chain(self.pins.keys().filter(|id| !self.raised.contains_key(*id)))
     }
 
+    /// The same by id, those after `after`.
+    pub fn wished_after(&self, after: Option<&SegmentId>) -> impl Iterator<Item = &SegmentId> {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let raised = self.raised.range::<SegmentId, _>(from).map(|(id, _)| id);
+        let pinned = self.pins.range::<SegmentId, _>(from).map(|(id, _)| id);
+        in_order(raised, pinned)
+    }
+
+    /// How many they are.
+    pub fn wished_count(&self) -> u64 {
+        let pinned_only = self.pins.keys().filter(|id| !self.raised.contains_key(*id)).count();
+        (self.raised.len() + pinned_only) as u64
+    }
+
     /// Whether a worker shall become empty.
     pub fn is_draining(&self, worker: &str) -> bool {
         self.draining.contains(worker)
@@ -400,4 +417,21 @@ fn put_ordered<T>(map: &mut BTreeMap<SegmentId, T>, id: SegmentId, value: Option
         Some(value) => drop(map.insert(id, value)),
         None => drop(map.remove(&id)),
     }
+}
+
+/// Two ascending sequences as one, without doubles.
+pub(crate) fn in_order<'a>(
+    a: impl Iterator<Item = &'a SegmentId>,
+    b: impl Iterator<Item = &'a SegmentId>,
+) -> impl Iterator<Item = &'a SegmentId> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(x), Some(y)) if x == y => {
+            b.next();
+            a.next()
+        }
+        (Some(x), Some(y)) if x > y => b.next(),
+        (Some(_), _) => a.next(),
+        (None, _) => b.next(),
+    })
 }

@@ -420,3 +420,18 @@ fn wishes_of_before_are_read_and_those_of_now_by_programs_of_before() {
         assert_eq!(serde_json::from_str::<Before>(&row).expect("what it knows").copies, copies);
     }
 }
+
+#[test]
+fn two_sequences_as_one() {
+    let ids = |all: &[&str]| -> Vec<SegmentId> {
+        all.iter().map(|id| SegmentId::parse(id).expect("an id")).collect()
+    };
+    for (a, b, both) in [
+        (vec!["a", "c", "d"], vec!["b", "c", "e"], vec!["a", "b", "c", "d", "e"]),
+        (vec![], vec!["b"], vec!["b"]),
+        (vec!["a"], vec![], vec!["a"]),
+    ] {
+        let (a, b) = (ids(&a), ids(&b));
+        assert_eq!(in_order(a.iter(), b.iter()).cloned().collect::<Vec<_>>(), ids(&both));
+    }
+}

@@ -14,13 +14,8 @@ use crate::{
     },
     segment::{SEGMENT_SUFFIX, SegmentId},
     store::{SegmentStore, StoreFailure},
+    upload::UploadName,
 };
-
-/// What a name in the store says, if it is a promotion's upload: the segment and the token.
-pub fn temporary(name: &str) -> Option<(SegmentId, Token)> {
-    let (file, token) = name.split_once("._COPYING_.")?;
-    Some((SegmentId::from_file_name(file)?, token.parse().ok()?))
-}
 
 /// What there is to compare with, asked for a moment at a time: a gateway goes on meanwhile.
 pub trait Known: Sync {
@@ -93,8 +88,8 @@ pub async fn compare(
             } else if let Some(id) = SegmentId::from_file_name(&entry.name) {
                 let facts = Facts { generation: entry.generation, size: entry.len, mtime_ms: entry.mtime_ms };
                 segments.push((String::from(id), facts));
-            } else if let Some((id, token)) = temporary(&entry.name) {
-                upload(&id, token, &at, known, findings);
+            } else if let Some(name) = UploadName::parse(&entry.name) {
+                upload(&name, &at, known, findings);
             }
         }
         directory(&path, &Packed::from_unsorted(segments), known, findings);
@@ -103,8 +98,9 @@ pub async fn compare(
     Ok(())
 }
 
-fn upload(id: &SegmentId, token: Token, path: &str, known: &dyn Known, findings: &mut Findings) {
-    if token > known.token() {
+fn upload(name: &UploadName, path: &str, known: &dyn Known, findings: &mut Findings) {
+    let id = &name.id;
+    if name.highest() > known.token() {
         findings.add(
             Severity::Error,
             "token_beyond_mark",
@@ -119,7 +115,11 @@ fn upload(id: &SegmentId, token: Token, path: &str, known: &dyn Known, findings:
             "left_over_upload",
             path,
             "an upload that no promotion waits for",
-            "nothing if the segment is written: the next promotion or takeover removes it; else remove the file",
+            if name.attempt.is_some() {
+                "nothing: a gateway that runs removes it once nobody can be writing it any more"
+            } else {
+                "remove the file: it is of a version that did not tell attempts apart, so no gateway does"
+            },
         );
     }
 }

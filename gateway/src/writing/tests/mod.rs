@@ -7,8 +7,10 @@ mod delete;
 mod over_http;
 mod promote;
 mod provision;
+mod shipped;
 mod supersede;
 mod tiers;
+mod uploads;
 mod worker;
 
 use std::{sync::Arc, time::Duration};

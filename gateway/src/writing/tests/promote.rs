@@ -167,3 +167,51 @@ async fn an_upload_that_is_not_whole_is_not_taken() {
     home.workers[0].cut_uploads.store(false, SeqCst);
     assert_eq!(home.promote("1001").await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_rename_that_comes_late_moves_no_later_upload() {
+    for renames_anew in [false, true] {
+        let home = Home::new(1).await;
+        home.store.renames_anew.store(renames_anew, SeqCst);
+        home.provision("1001").await;
+        home.execute("1001").await;
+        // Nobody knows what became of the rename; the next request makes it once more, and that one happens.
+        home.store.late_renames.store(true, SeqCst);
+        assert_eq!(code(&home.promote("1001").await), (503, "store_unavailable"));
+        home.store.late_renames.store(false, SeqCst);
+        assert_eq!(home.promote("1001").await.0, StatusCode::OK);
+        let good = home.store.file(TARGET).expect("a file");
+        // The next upload is not whole, and before anybody has looked at it the first rename is carried out.
+        home.execute("1001").await;
+        home.workers[0].cut_uploads.store(true, SeqCst);
+        home.workers[0].late_catch_up.store(true, SeqCst);
+        assert_eq!(code(&home.promote("1001").await), (503, "store_unavailable"));
+        assert_eq!(home.store.file(TARGET), Some(good), "what was promoted last is there");
+        home.workers[0].cut_uploads.store(false, SeqCst);
+        assert_eq!(home.promote("1001").await.1["size"], 102);
+        assert!(home.temporaries().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn no_two_attempts_have_the_same_name() {
+    let mut home = Home::new(1).await;
+    home.provision("1001").await;
+    let mut names = std::collections::BTreeSet::new();
+    for round in 0..6 {
+        home.workers[0].cut_uploads.store(true, SeqCst);
+        home.workers[0].hold_uploads.store(true, SeqCst);
+        let meanwhile = async {
+            home.workers[0].uploading.notified().await;
+            let id = crate::segment::SegmentId::parse("1001").expect("an id");
+            let intent = home.gateway.core().state.ledger().intent(&id).cloned().expect("it is written down");
+            home.workers[0].go.notify_one();
+            intent.temporary
+        };
+        let (_, name) = tokio::join!(home.promote("1001"), meanwhile);
+        assert!(names.insert(name.clone()), "{name} comes twice, in round {round}");
+        if round % 2 == 1 {
+            home.restart().await;
+        }
+    }
+}

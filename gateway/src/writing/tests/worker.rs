@@ -23,6 +23,7 @@ use crate::{
     api::{
         error::{ApiError, ErrorCode},
         hot::{CHANGE_HEADER, CopyState, HotAside, HotProvision, HotSegment, HotUpload, TOKEN_HEADER, Token},
+        ship::HotRecover,
     },
     discovery::memory_store::MemoryStore,
 };
@@ -52,6 +53,10 @@ pub(super) struct FakeHot {
     /// What was kept aside, by token: the file, and how many transactions.
     pub(super) kept: Mutex<BTreeMap<Token, (String, u64)>>,
     pub(super) full: AtomicBool,
+    /// Cannot reach the store for a provision.
+    pub(super) cut_off: AtomicBool,
+    /// What each provision was to take up.
+    pub(super) recovers: Mutex<Vec<Option<HotRecover>>>,
     /// Takes connections and answers nothing.
     pub(super) mute: AtomicBool,
     /// Uploads wait until they are told.
@@ -62,6 +67,8 @@ pub(super) struct FakeHot {
     pub(super) uploading: Notify,
     /// Uploads are shorter in the store than they say.
     pub(super) cut_uploads: AtomicBool,
+    /// When an upload is there, the store carries out what was asked for long ago.
+    pub(super) late_catch_up: AtomicBool,
     /// Turns that each request lets pass.
     pub(super) slowness: AtomicU64,
 }
@@ -79,12 +86,15 @@ impl FakeHot {
             keys: Mutex::default(),
             kept: Mutex::default(),
             full: AtomicBool::default(),
+            cut_off: AtomicBool::default(),
+            recovers: Mutex::default(),
             mute: AtomicBool::default(),
             hold_uploads: AtomicBool::default(),
             hold_writes: AtomicBool::default(),
             go: Notify::new(),
             uploading: Notify::new(),
             cut_uploads: AtomicBool::default(),
+            late_catch_up: AtomicBool::default(),
             slowness: AtomicU64::default(),
         })
     }
@@ -167,6 +177,13 @@ async fn provision(
     if hot.full.load(SeqCst) {
         return Err(ApiError::new(ErrorCode::NoRoom, "the disk is full"));
     }
+    hot.recovers.lock().push(body.recover);
+    if hot.cut_off.load(SeqCst) {
+        return Err(ApiError::new(ErrorCode::StoreUnavailable, "the store cannot be reached"));
+    }
+    if body.again && !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
+    }
     {
         let mut held = hot.held.lock();
         let held = held.entry(id.clone()).or_default();
@@ -244,6 +261,9 @@ async fn upload(
     let size = 100 + change;
     let there = if hot.cut_uploads.load(SeqCst) { 5 } else { size };
     hot.store.write(&body.temporary, there, CLOCK.fetch_add(1, SeqCst));
+    if hot.late_catch_up.load(SeqCst) {
+        hot.store.catch_up();
+    }
     Ok(Json(json!({"size": size, "checksum": format!("{change:032x}"), "change": change})))
 }
 
@@ -267,6 +287,10 @@ async fn release(
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Result<StatusCode, ApiError> {
+    let token = hot.fence(&id, &headers)?;
+    if !hot.granted.lock().iter().any(|(_, granted)| *granted == token) {
+        return Err(ApiError::new(ErrorCode::SegmentNotFound, "nothing is known of that token here"));
+    }
     hot.writable(&id, &headers)?;
     let mut held = hot.held.lock();
     let held = held.get_mut(&id).expect("it is writable");

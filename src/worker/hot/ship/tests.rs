@@ -24,6 +24,7 @@ use crate::query::{
     },
 };
 
+mod kills;
 mod workers;
 
 const SCHEMAS: [&str; 6] = [

@@ -17,12 +17,12 @@ use tower::ServiceExt;
 
 use crate::worker::{Worker, WorkerSettings, hot::HotSettings, hot::tests::Gateway};
 
-const PATH: &str = "/1/1234.sqlite";
+pub(super) const PATH: &str = "/1/1234.sqlite";
 const SQL: &str = "SELECT a FROM t ORDER BY a";
 
-struct Bench {
+pub(super) struct Bench {
     dir: tempfile::TempDir,
-    worker: Worker,
+    pub(super) worker: Worker,
 }
 
 async fn start(dir: tempfile::TempDir, store: &MemoryStore) -> Bench {
@@ -37,12 +37,12 @@ async fn start(dir: tempfile::TempDir, store: &MemoryStore) -> Bench {
     Bench { dir, worker }
 }
 
-async fn fresh(store: &MemoryStore) -> Bench {
+pub(super) async fn fresh(store: &MemoryStore) -> Bench {
     start(tempfile::tempdir().expect("a directory"), store).await
 }
 
 impl Bench {
-    async fn call(&self, method: &str, what: &str, token: u64, body: Json) -> (bool, Json) {
+    pub(super) async fn call(&self, method: &str, what: &str, token: u64, body: Json) -> (bool, Json) {
         let request = Request::builder().method(method).uri(format!("/v1/hot/1234{what}"));
         let request = request.header(TOKEN_HEADER, token.to_string());
         let request = request.body(Body::from(body.to_string())).expect("a request");
@@ -52,14 +52,18 @@ impl Bench {
         (good, serde_json::from_slice(&body).unwrap_or(Json::Null))
     }
 
-    async fn good(&self, what: &str, token: u64, body: Json) -> Json {
+    pub(super) async fn good(&self, what: &str, token: u64, body: Json) -> Json {
         let (good, body) = self.call("POST", what, token, body).await;
         assert!(good, "{what}: {body}");
         body
     }
 
     async fn insert(&self, token: u64, value: u64, key: Option<&str>) -> Json {
-        let body = json!({"sql": format!("INSERT INTO t VALUES ({value})")});
+        self.execute(token, &format!("INSERT INTO t VALUES ({value})"), key).await
+    }
+
+    pub(super) async fn execute(&self, token: u64, sql: &str, key: Option<&str>) -> Json {
+        let body = json!({"sql": sql});
         let mut request = Request::post("/v1/hot/1234/execute").header(TOKEN_HEADER, token.to_string());
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
@@ -71,14 +75,22 @@ impl Bench {
         serde_json::from_slice(&body).expect("JSON")
     }
 
-    async fn values(&self, token: u64) -> Vec<i64> {
+    pub(super) async fn values(&self, token: u64) -> Vec<i64> {
         let answer = self.good("/query", token, json!({"sql": SQL})).await;
         let rows = answer["rows"].as_array().expect("rows");
         rows.iter().map(|row| row[0].as_i64().expect("a number")).collect()
     }
 
-    async fn status(&self) -> Json {
+    pub(super) async fn status(&self) -> Json {
         self.call("GET", "", 0, Json::Null).await.1
+    }
+
+    /// Ships what there is, now.
+    pub(super) async fn ship(&self) {
+        let hot = self.worker.hot.as_ref().expect("a hot worker");
+        let segment = hot.find("1234").expect("the segment");
+        let shipping = segment.state.lock().shipping.clone().expect("it is shipped");
+        hot.ship(&segment, &shipping).await.expect("the store works");
     }
 
     /// Waits for the round of shipping after which `look` finds what it wants.
@@ -123,11 +135,11 @@ impl Bench {
     }
 }
 
-fn path(text: &str) -> StorePath {
+pub(super) fn path(text: &str) -> StorePath {
     StorePath::parse(text).expect("a path")
 }
 
-async fn generation(store: &MemoryStore) -> Option<String> {
+pub(super) async fn generation(store: &MemoryStore) -> Option<String> {
     store.stat(&path(PATH)).await.ok().map(|there| there.generation.to_string())
 }
 
@@ -143,14 +155,14 @@ async fn files(store: &MemoryStore) -> Vec<ShippedName> {
     names
 }
 
-fn provision(generation: Option<String>) -> Json {
+pub(super) fn provision(generation: Option<String>) -> Json {
     json!({
         "path": PATH, "generation": generation, "schema_sql": "CREATE TABLE t(a)",
         "ship": {"every_ms": 50},
     })
 }
 
-fn takeover(generation: Option<String>, old: u64, promoted: u64) -> Json {
+pub(super) fn takeover(generation: Option<String>, old: u64, promoted: u64) -> Json {
     let mut body = provision(generation);
     body["recover"] = json!({"token": old, "from": old, "promoted_change": promoted});
     body
@@ -294,4 +306,28 @@ async fn a_restart_goes_on_with_the_chain() {
     let damaged = format!("file {}", after.len());
     assert!(made["recovered"]["unused"].as_str().expect("said").contains(&damaged), "{made}");
     assert_eq!(second.values(2).await, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_its_data_makes_nothing_anew_under_a_token_it_had() {
+    let store = MemoryStore::new();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    first.insert(1, 1, None).await;
+    first.shipped(1).await;
+    let again = {
+        let mut body = provision(None);
+        body["again"] = json!(true);
+        body
+    };
+    first.good("/provision", 1, again.clone()).await;
+    first.lose();
+    let back = fresh(&store).await;
+    let (good, body) = back.call("POST", "/provision", 1, again).await;
+    assert_eq!((good, &body["error"]["code"]), (false, &json!("segment_not_found")), "{body}");
+    // Nor is what it does not know of counted as written to its end.
+    let (good, body) = back.call("POST", "/release", 1, json!({})).await;
+    assert_eq!((good, &body["error"]["code"]), (false, &json!("segment_not_found")), "{body}");
+    back.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!(back.values(2).await, [1]);
 }
