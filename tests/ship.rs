@@ -121,11 +121,9 @@ fn taken_over_without_the_disk() {
 
     let taken = provision(api, "crawl001", &json!({ "takeover": true }));
     assert_ne!(taken["worker"], granted["worker"]);
-    assert_eq!(
-        (&taken["recovered"]["change"], &taken["recovered"]["worker"]),
-        (&last, &granted["worker"]),
-        "{taken}"
-    );
+    let recovered = &taken["recovered"];
+    assert_eq!((&recovered["change"], &recovered["worker"]), (&last, &granted["worker"]), "{taken}");
+    assert_eq!(recovered["acknowledged"], last, "what was acknowledged is known at once: {taken}");
     assert!(taken["recovered"]["note"].as_str().is_some_and(|note| note.contains("were shipped")), "{taken}");
     assert_eq!(ids(api, "crawl001"), [1, 2, 3]);
     let again = once(&body).good();
