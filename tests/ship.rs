@@ -153,7 +153,7 @@ fn back_without_its_disk() {
     holder.start_again_with(&[]);
     eventually("it has a lease", LIMIT, || (lock(api, "crawl301")["state"] == "held").then_some(()));
     for (what, body) in [("provision", json!({})), ("release", json!({}))] {
-        let refused = post(api, &of("crawl301", what), &body);
+        let refused = api.post(&path_of("crawl301", what), &body);
         assert_eq!(refused.status, 409, "{what}");
         let message = refused.json()["error"]["message"].to_string();
         assert!(message.contains("came back without its data"), "{what}: {message}");

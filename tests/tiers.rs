@@ -299,12 +299,12 @@ fn listed_page_by_page() {
     for (id, asked) in [("seg004", 2), ("seg002", 1)] {
         (0..asked).for_each(|_| drop(api.query(id, "select count(*) from t")));
     }
-    ids.iter().for_each(|id| drop(good(&post(api, &of(id, "raise"), &json!({ "copies": 1 })))));
+    ids.iter().for_each(|id| drop(api.post(&path_of(id, "raise"), &json!({ "copies": 1 })).good()));
     let expected = ["seg004", "seg002", "seg001", "seg003", "seg005"];
     for limit in 1..=6 {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
-            let page = good(&api.get(&format!("/v1/tiers?limit={limit}{after}")));
+            let page = api.get(&format!("/v1/tiers?limit={limit}{after}")).good();
             let segments = page["segments"].as_array().expect("a list");
             assert!(segments.len() <= limit && page["total"] == 5, "{page}");
             seen.extend(segments.iter().map(|info| info["segment"].as_str().expect("an id").to_owned()));
