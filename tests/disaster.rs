@@ -14,7 +14,7 @@ use crate::{
     harness::{
         cluster::{Gateway, Worker},
         eventually, file_url as url,
-        http::{Api, Reply},
+        http::Api,
         process::{Output, run},
         scratch, segments, springhouse,
     },
@@ -56,15 +56,10 @@ fn shown(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-fn post(api: &Api, path: &str, body: &Value) -> Reply {
-    let headers = [("content-type", "application/json")];
-    api.send(Method::POST, path, &headers, Some(body.to_string())).expect("an answer")
-}
-
 /// Posts until it is not "not yet".
 fn done(api: &Api, path: &str, body: &Value) -> Value {
     eventually(path, LIMIT, || {
-        let reply = post(api, path, body);
+        let reply = api.post(path, body);
         match reply.status {
             503 => None,
             200..300 => Some(reply.json()),

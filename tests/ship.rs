@@ -10,7 +10,7 @@ use crate::{
         cluster::{Gateway, Worker},
         eventually, file_url as url,
         hdfs::Hdfs,
-        http::{Api, Reply},
+        http::{Api, path_of},
         scratch, segments,
     },
     registry::tests,
@@ -30,32 +30,18 @@ fn gateway(store: &str, dir: &Path) -> Gateway {
     Gateway::with(store, &["--config", &file.display().to_string()])
 }
 
-fn post(api: &Api, path: &str, body: &Value) -> Reply {
-    let headers = [("content-type", "application/json")];
-    api.send(Method::POST, path, &headers, Some(body.to_string())).expect("an answer")
-}
-
-fn good(reply: &Reply) -> Value {
-    assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.body);
-    reply.json()
-}
-
-fn of(segment: &str, what: &str) -> String {
-    format!("/v1/segments/{segment}/{what}")
-}
-
 fn provision(api: &Api, segment: &str, request: &Value) -> Value {
     eventually("the segment is writable", LIMIT, || {
-        let reply = post(api, &of(segment, "provision"), request);
+        let reply = api.post(&path_of(segment, "provision"), request);
         match reply.status {
             503 => None,
-            _ => Some(good(&reply)),
+            _ => Some(reply.good()),
         }
     })
 }
 
 fn execute(api: &Api, segment: &str, sql: &str) -> Value {
-    good(&post(api, &of(segment, "execute"), &json!({ "sql": sql })))
+    api.post(&path_of(segment, "execute"), &json!({ "sql": sql })).good()
 }
 
 fn lock(api: &Api, segment: &str) -> Value {
@@ -123,10 +109,10 @@ fn taken_over_without_the_disk() {
     let headers = [("content-type", "application/json"), ("idempotency-key", "once")];
     let body = json!({ "sql": "insert into t values (3)" }).to_string();
     let once = |body: &str| {
-        api.send(Method::POST, &of("crawl001", "execute"), &headers, Some(body.to_owned()))
+        api.send(Method::POST, &path_of("crawl001", "execute"), &headers, Some(body.to_owned()))
             .expect("an answer")
     };
-    let last = good(&once(&body))["change"].clone();
+    let last = once(&body).good()["change"].clone();
     shipped(api, "crawl001", &last);
     assert!(!files(root.path(), "crawl001").is_empty());
     holder.kill();
@@ -135,17 +121,15 @@ fn taken_over_without_the_disk() {
 
     let taken = provision(api, "crawl001", &json!({ "takeover": true }));
     assert_ne!(taken["worker"], granted["worker"]);
-    assert_eq!(
-        (&taken["recovered"]["change"], &taken["recovered"]["worker"]),
-        (&last, &granted["worker"]),
-        "{taken}"
-    );
+    let recovered = &taken["recovered"];
+    assert_eq!((&recovered["change"], &recovered["worker"]), (&last, &granted["worker"]), "{taken}");
+    assert_eq!(recovered["acknowledged"], last, "what was acknowledged is known at once: {taken}");
     assert!(taken["recovered"]["note"].as_str().is_some_and(|note| note.contains("were shipped")), "{taken}");
     assert_eq!(ids(api, "crawl001"), [1, 2, 3]);
-    let again = good(&once(&body));
+    let again = once(&body).good();
     assert_eq!((&again["repeated"], &again["change"]), (&json!(true), &last));
     execute(api, "crawl001", "insert into t values (4)");
-    good(&post(api, &of("crawl001", "promote"), &json!({ "release": true })));
+    api.post(&path_of("crawl001", "promote"), &json!({ "release": true })).good();
     eventually("what was shipped is removed", LIMIT, || {
         files(root.path(), "crawl001").is_empty().then_some(())
     });
@@ -169,7 +153,7 @@ fn back_without_its_disk() {
     holder.start_again_with(&[]);
     eventually("it has a lease", LIMIT, || (lock(api, "crawl301")["state"] == "held").then_some(()));
     for (what, body) in [("provision", json!({})), ("release", json!({}))] {
-        let refused = post(api, &of("crawl301", what), &body);
+        let refused = api.post(&path_of("crawl301", what), &body);
         assert_eq!(refused.status, 409, "{what}");
         let message = refused.json()["error"]["message"].to_string();
         assert!(message.contains("came back without its data"), "{what}: {message}");
@@ -201,9 +185,8 @@ fn killed_while_shipping() {
         holder.start_again_with(&[("SPRINGHOUSE_FAILPOINTS", &format!("{point}=2*abort"))]);
         let mut acknowledged = vec![1];
         for id in 2..200 {
-            let reply = post(
-                api,
-                &of(&segment, "execute"),
+            let reply = api.post(
+                &path_of(&segment, "execute"),
                 &json!({ "sql": format!("insert into t values ({id})") }),
             );
             if reply.status == 200 {
@@ -236,7 +219,7 @@ fn killed_while_shipping() {
         );
         assert_eq!(taken["recovered"]["change"].as_u64(), Some(there.len() as u64), "{point}: {taken}");
         // One worker at a time: the next segment must find only its own.
-        assert_eq!(post(api, &of(&segment, "release"), &json!({ "force": true })).status, 204);
+        assert_eq!(api.post(&path_of(&segment, "release"), &json!({ "force": true })).status, 204);
         eventually("what was shipped is removed", LIMIT, || {
             files(root.path(), &segment).is_empty().then_some(())
         });
@@ -267,7 +250,7 @@ fn collected() {
     provision(api, "other001", &json!({}));
     execute(api, "other001", "create table t (id integer primary key)");
     assert_eq!(lock(api, "other001")["ship"], Value::Null);
-    assert_eq!(post(api, &of("crawl001", "release"), &json!({ "force": true })).status, 204);
+    assert_eq!(api.post(&path_of("crawl001", "release"), &json!({ "force": true })).status, 204);
     eventually("what was shipped is removed", LIMIT, || {
         files(root.path(), "crawl001").is_empty().then_some(())
     });
@@ -298,5 +281,5 @@ fn on_hdfs() {
     let taken = provision(api, "crawl001", &json!({ "takeover": true }));
     assert_eq!(taken["recovered"]["change"], last, "{taken}");
     assert_eq!(ids(api, "crawl001"), (1..=20).collect::<Vec<_>>());
-    good(&post(api, &of("crawl001", "promote"), &json!({ "release": true })));
+    api.post(&path_of("crawl001", "promote"), &json!({ "release": true })).good();
 }

@@ -13,7 +13,7 @@ use crate::{
     harness::{
         cluster::{Gateway, Worker},
         eventually, file_url as url,
-        http::{Api, Reply},
+        http::{Api, Reply, path_of},
         process, scratch, segments, springhouse,
     },
     registry::tests,
@@ -40,28 +40,14 @@ fn cold(store: &str, gateway: &Gateway) -> Worker {
     Worker::with(store, gateway, "cold-1", &["--access", "direct"])
 }
 
-fn post(api: &Api, path: &str, body: &Value) -> Reply {
-    let headers = [("content-type", "application/json")];
-    api.send(Method::POST, path, &headers, Some(body.to_string())).expect("an answer")
-}
-
-fn good(reply: &Reply) -> Value {
-    assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.body);
-    reply.json()
-}
-
 /// Status and code of an error.
 fn refused(reply: &Reply) -> (u16, String) {
     let code = reply.json()["error"]["code"].as_str().map(str::to_owned);
     (reply.status, code.unwrap_or_else(|| panic!("no error: {} {}", reply.status, reply.body)))
 }
 
-fn of(segment: &str, what: &str) -> String {
-    format!("/v1/segments/{segment}/{what}")
-}
-
 fn tier(api: &Api, segment: &str) -> Value {
-    good(&api.get(&of(segment, "tier")))
+    api.get(&path_of(segment, "tier")).good()
 }
 
 /// Workers whose copy of the segment answers.
@@ -109,7 +95,7 @@ fn raised_and_lowered_by_demand() {
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    good(&post(api, "/v1/discovery", &json!({})));
+    api.post("/v1/discovery", &json!({})).good();
     assert_eq!(api.query("idle001", "select count(*) from t").worker, "cold-1");
     assert_eq!(api.query("busy001", WORK).worker, "cold-1");
     let asleep = tier(api, "busy001");
@@ -137,7 +123,7 @@ fn raised_and_lowered_by_demand() {
     gateway.start_again();
     let api = gateway.api();
     let again = eventually("the gateway knows the segment", LIMIT, || {
-        let reply = api.get(&of("busy001", "tier"));
+        let reply = api.get(&path_of("busy001", "tier"));
         (reply.status == 200).then(|| reply.json())
     });
     assert_eq!((&again["raised_by"], &again["copies"]), (&json!("heat"), &json!(1)), "{again}");
@@ -162,8 +148,8 @@ fn people_win() {
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    good(&post(api, "/v1/discovery", &json!({})));
-    good(&post(api, &of("seg001", "lower"), &json!({})));
+    api.post("/v1/discovery", &json!({})).good();
+    api.post(&path_of("seg001", "lower"), &json!({})).good();
     for _ in 0..20 {
         assert_eq!(api.query("seg001", WORK).worker, "cold-1");
     }
@@ -176,13 +162,13 @@ fn people_win() {
     eventually("it is hot all the same", LIMIT, || {
         (tier(api, "seg001")["queries"].as_f64() >= Some(19.0)).then_some(())
     });
-    good(&post(api, &of("seg001", "raise"), &json!({})));
+    api.post(&path_of("seg001", "raise"), &json!({})).good();
     let raised = tier(api, "seg001");
     assert_eq!((&raised["raised_by"], &raised["copies"]), (&json!("hand"), &json!(1)), "{raised}");
     assert!(reasons(&raised).contains("raised to 1 copy by hand"), "{raised}");
-    let missing = post(api, &of("nowhere", "raise"), &json!({}));
+    let missing = api.post(&path_of("nowhere", "raise"), &json!({}));
     assert_eq!(refused(&missing), (404, "segment_not_found".into()));
-    assert_eq!(refused(&api.get(&of("nowhere", "tier"))), (404, "segment_not_found".into()));
+    assert_eq!(refused(&api.get(&path_of("nowhere", "tier"))), (404, "segment_not_found".into()));
 }
 
 /// The cold range is never hot, and cannot be written; rules are told in their order.
@@ -199,18 +185,18 @@ fn cold_range() {
     let (_cold, _hot) = (cold(&store, &gateway), Worker::hot(&store, &gateway, "hot-1"));
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
-    good(&post(api, "/v1/discovery", &json!({})));
+    api.post("/v1/discovery", &json!({})).good();
     for (segment, rule) in [("arc001", "archive"), ("arc999", "archive"), ("old001", "aged")] {
-        let refusal = post(api, &of(segment, "provision"), &json!({}));
+        let refusal = api.post(&path_of(segment, "provision"), &json!({}));
         assert_eq!(refused(&refusal), (409, "cold_range".into()), "{segment}");
         assert!(refusal.body.contains(rule), "{}", refusal.body);
     }
-    let raise = post(api, &of("old001", "raise"), &json!({}));
+    let raise = api.post(&path_of("old001", "raise"), &json!({}));
     assert_eq!(refused(&raise), (409, "cold_range".into()));
-    let pin = api.send(Method::PUT, &of("old001", "pin/hot-1"), &[], None).expect("an answer");
+    let pin = api.send(Method::PUT, &path_of("old001", "pin/hot-1"), &[], None).expect("an answer");
     assert_eq!(refused(&pin), (409, "cold_range".into()));
     assert_eq!(api.query("old001", "select count(*) from t").worker, "cold-1");
-    good(&post(api, &of("new001", "provision"), &json!({})));
+    api.post(&path_of("new001", "provision"), &json!({})).good();
 
     let explained = tiers(&gateway, &["explain", "arc001"]);
     assert!(explained.contains("rule \"archive\", tier = \"cold\": it never has hot copies"), "{explained}");
@@ -245,12 +231,12 @@ fn grown_old() {
     gateway.wait_workers(&["cold-1", "hot-1"]);
     let api = gateway.api();
     eventually("it is raised", LIMIT, || {
-        (post(api, &of("seg001", "raise"), &json!({})).status == 200).then_some(())
+        (api.post(&path_of("seg001", "raise"), &json!({})).status == 200).then_some(())
     });
     eventually("it has a copy", LIMIT, || (available(api, "seg001") == ["hot-1"]).then_some(()));
     // Nothing but its age is to change: twenty seconds old in some moments.
     file.set_modified(SystemTime::now()).expect("a time");
-    good(&post(api, "/v1/discovery?full=true", &json!({})));
+    api.post("/v1/discovery?full=true", &json!({})).good();
     eventually("its copy goes", LIMIT, || available(api, "seg001").is_empty().then_some(()));
     let info = tier(api, "seg001");
     assert_eq!(
@@ -281,19 +267,19 @@ fn copies_by_rule() {
     // Also one that comes later, and in its new version.
     segments::from_sql(root.path(), "hot002", SQL);
     eventually("a new one too", LIMIT, || (available(api, "hot002").len() == 3).then_some(()));
-    let answer = good(&post(api, &of("two001", "raise"), &json!({})));
+    let answer = api.post(&path_of("two001", "raise"), &json!({})).good();
     assert_eq!(
         (&answer["copies"], answer["assigned"].as_array().map(Vec::len)),
         (&json!(2), Some(2)),
         "{answer}"
     );
     eventually("both answer", LIMIT, || (available(api, "two001").len() == 2).then_some(()));
-    let few = post(api, &of("two001", "raise"), &json!({ "copies": 1 }));
+    let few = api.post(&path_of("two001", "raise"), &json!({ "copies": 1 }));
     assert_eq!(refused(&few), (400, "bad_request".into()));
     assert!(few.body.contains("2 to 3") && few.body.contains("pairs"), "{}", few.body);
-    let many = post(api, &of("one001", "raise"), &json!({ "copies": 2 }));
+    let many = api.post(&path_of("one001", "raise"), &json!({ "copies": 2 }));
     assert!(many.status == 400 && many.body.contains("single"), "{}", many.body);
-    good(&post(api, &of("one001", "raise"), &json!({})));
+    api.post(&path_of("one001", "raise"), &json!({})).good();
     eventually("one answers", LIMIT, || (available(api, "one001").len() == 1).then_some(()));
     let explained = tiers(&gateway, &["explain", "hot001"]);
     assert!(explained.contains("tier = \"hot\": it always has 3 copies at least"), "{explained}");
@@ -313,12 +299,12 @@ fn listed_page_by_page() {
     for (id, asked) in [("seg004", 2), ("seg002", 1)] {
         (0..asked).for_each(|_| drop(api.query(id, "select count(*) from t")));
     }
-    ids.iter().for_each(|id| drop(good(&post(api, &of(id, "raise"), &json!({ "copies": 1 })))));
+    ids.iter().for_each(|id| drop(api.post(&path_of(id, "raise"), &json!({ "copies": 1 })).good()));
     let expected = ["seg004", "seg002", "seg001", "seg003", "seg005"];
     for limit in 1..=6 {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
-            let page = good(&api.get(&format!("/v1/tiers?limit={limit}{after}")));
+            let page = api.get(&format!("/v1/tiers?limit={limit}{after}")).good();
             let segments = page["segments"].as_array().expect("a list");
             assert!(segments.len() <= limit && page["total"] == 5, "{page}");
             seen.extend(segments.iter().map(|info| info["segment"].as_str().expect("an id").to_owned()));

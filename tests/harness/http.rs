@@ -62,6 +62,12 @@ impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    /// The body of an answer that is no error.
+    pub fn good(&self) -> Value {
+        assert!((200..300).contains(&self.status), "{} {}", self.status, self.body);
+        self.json()
+    }
 }
 
 impl Api {
@@ -82,6 +88,12 @@ impl Api {
 
     pub fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, &[], None).unwrap_or_else(|e| panic!("GET {path}: {e}"))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        let headers = [("content-type", "application/json")];
+        let reply = self.send(Method::POST, path, &headers, Some(body.to_string()));
+        reply.unwrap_or_else(|e| panic!("POST {path}: {e}"))
     }
 
     /// Any request; the error is one of the connection, or of an answer that breaks off.
@@ -140,7 +152,12 @@ impl Api {
 
 /// Path of the query resource of a segment.
 pub fn query_path(segment: &str) -> String {
-    format!("/v1/segments/{segment}/query")
+    path_of(segment, "query")
+}
+
+/// Path of `what` of a segment, such as `provision`.
+pub fn path_of(segment: &str, what: &str) -> String {
+    format!("/v1/segments/{segment}/{what}")
 }
 
 /// Sum of the samples of `name` in a Prometheus text whose labels hold `labels`.

@@ -129,7 +129,8 @@ impl Planner {
         self.place(id, wished, before, &set);
     }
 
-    /// Places what found no room for all of its copies, where there is room by now. Costs little if no worker has more room than when they were tried last.
+    /// Places what found no room for all of its copies, where there is room by now. Costs little if no worker
+    /// has more room than when they were tried last.
     pub(super) fn fill_room(
         &mut self,
         wish: impl Fn(&SegmentId) -> Option<Wished>,

@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::{desk::Desk, *};
 use crate::{
     api::hot::AssignedSegment,

@@ -58,6 +58,7 @@ mod speed;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod told;
 mod verify;
 
 pub use self::settings::HotSettings;
