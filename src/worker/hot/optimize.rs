@@ -17,6 +17,7 @@ use super::{
     fetch::{Failure, fetch},
     promote::{Under, check_temporary, lay_out},
     provision::fenced,
+    record::Record,
     segment::Segment,
 };
 use crate::{failpoint, relayout::Report};
@@ -29,7 +30,7 @@ impl Hot {
         token: Token,
         asked: &HotOptimize,
     ) -> Result<HotOptimized, ApiError> {
-        let temporary = check_temporary(&asked.temporary, &asked.path, token)?;
+        let (temporary, attempt) = check_temporary(&asked.temporary, &asked.path, token)?;
         let segment = self.find_or_make(id, &asked.path);
         let _turn = segment.turn.lock().await;
         let stop = {
@@ -41,11 +42,16 @@ impl Hot {
                 let message = "the segment is locked for writing here: promote it instead";
                 return Err(ApiError::new(ErrorCode::Locked, message));
             }
+            state.check_attempt(attempt)?;
             state.stop = Arc::default();
             Arc::clone(&state.stop)
         };
-        // Whoever comes with a lower token comes too late.
-        self.record(&segment, move |record| record.fence = token).await?;
+        let begun = move |record: &mut Record| {
+            // Whoever comes with a lower token comes too late.
+            record.fence = token;
+            record.begin(attempt);
+        };
+        self.record(&segment, begun).await?;
         let outcome = self.optimize_now(&segment, token, asked, &temporary, &stop).await;
         // Its part is no copy of anything that stays.
         if let Err(error) = self.data.remove_part(id) {

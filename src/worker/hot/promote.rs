@@ -156,14 +156,16 @@ impl Hot {
     ) -> Result<HotUploaded, ApiError> {
         segment.state.lock().check_token(token)?;
         let _turn = segment.turn.lock().await;
-        let (temporary, base, field, stop) = {
+        let (temporary, attempt, base, field, stop) = {
             let mut state = segment.state.lock();
             state.check_token(token)?;
             state.stop = Arc::default();
             let copy = state.record.copy.as_ref().ok_or_else(super::not_provisioned)?;
-            let temporary = check_temporary(&asked.temporary, &state.record.path, token)?;
-            (temporary, copy.change, Marker(copy.field.unwrap_or(0)), Arc::clone(&state.stop))
+            let (temporary, attempt) = check_temporary(&asked.temporary, &state.record.path, token)?;
+            state.check_attempt(attempt)?;
+            (temporary, attempt, copy.change, Marker(copy.field.unwrap_or(0)), Arc::clone(&state.stop))
         };
+        self.record(segment, move |record| record.begin(attempt)).await?;
         let under = Under::new(self, segment, Arc::clone(&stop));
         // A copy, and one that is laid out anew beside it.
         let size = segment.state.lock().size;
@@ -301,17 +303,24 @@ impl Hot {
     }
 }
 
-/// The temporary name, if it is one of this segment and token. Which attempt it is only the gateway knows.
-pub(super) fn check_temporary(given: &str, path: &str, token: Token) -> Result<StorePath, ApiError> {
+/// The temporary name and the number of the attempt, if it is one of this segment and token. A gateway of
+/// before does not tell attempts apart.
+pub(super) fn check_temporary(
+    given: &str,
+    path: &str,
+    token: Token,
+) -> Result<(StorePath, Option<Token>), ApiError> {
     let bad = |why: String| ApiError::new(ErrorCode::BadRequest, why);
     let temporary = StorePath::parse(given).map_err(|error| bad(error.message().to_owned()))?;
     let name = UploadName::parse(temporary.name()).filter(|name| name.token == token);
-    if temporary.as_str() != given || name.is_none_or(|name| name.beside(path) != given) {
-        return Err(bad(format!(
+    match name {
+        Some(name) if temporary.as_str() == given && name.beside(path) == given => {
+            Ok((temporary, name.attempt))
+        }
+        _ => Err(bad(format!(
             "{given:?} is no temporary name of this upload: that is {path}._COPYING_.{token} and the number of an attempt"
-        )));
+        ))),
     }
-    Ok(temporary)
 }
 
 #[cfg(test)]

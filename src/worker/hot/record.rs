@@ -22,6 +22,9 @@ pub(super) struct Record {
     pub(super) path: String,
     /// Highest token seen: whoever has a lower one may change nothing any more. Stays when the copy goes.
     pub(super) fence: Token,
+    /// Highest number of an upload that was begun: each is made once. Stays when the copy goes.
+    #[serde(default)]
+    pub(super) attempt: Token,
     /// The copy.
     #[serde(default)]
     pub(super) copy: Option<CopyRecord>,
@@ -88,12 +91,18 @@ impl Record {
             version: VERSION,
             path: path.into(),
             fence: 0,
+            attempt: 0,
             copy: None,
             incoming: None,
             keeping: None,
             ship: None,
             kept: Vec::new(),
         }
+    }
+
+    /// The upload numbered `attempt` begins.
+    pub(super) fn begin(&mut self, attempt: Option<Token>) {
+        self.attempt = self.attempt.max(attempt.unwrap_or(0));
     }
 
     /// The record at `path`, if there is one.

@@ -165,6 +165,18 @@ impl State {
         }
     }
 
+    /// Whether the upload numbered `attempt` is to be made: a request that comes twice, the second time perhaps
+    /// between the look at the upload and its rename, would put another file in its place.
+    pub(super) fn check_attempt(&self, attempt: Option<Token>) -> Result<(), ApiError> {
+        match attempt {
+            Some(attempt) if attempt <= self.record.attempt => Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("upload {attempt} was begun already: {} is the last one", self.record.attempt),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Last transaction of the copy.
     pub(super) fn change(&self) -> u64 {
         match &self.open {

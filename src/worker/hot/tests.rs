@@ -553,6 +553,23 @@ async fn a_copy_follows_the_store_after_it_was_promoted_from_here() {
 }
 
 #[tokio::test]
+async fn an_upload_is_made_once() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    let temporary = format!("{PATH}._COPYING_.5.7");
+    let asked = json!({"temporary": temporary});
+    bench.good("upload", 5, asked.clone()).await;
+    let there = bench.store.stat(&path(&temporary)).await.expect("there");
+    bench.insert(5, 2).await;
+    assert_eq!(bench.refused("upload", 5, asked.clone()).await, "conflict");
+    let bench = bench.restart().await;
+    assert_eq!(bench.refused("upload", 5, asked).await, "conflict", "whatever happened in between");
+    assert_eq!(bench.store.stat(&path(&temporary)).await.expect("there").generation, there.generation);
+    bench.good("upload", 5, json!({"temporary": format!("{PATH}._COPYING_.5.8")})).await;
+}
+
+#[tokio::test]
 async fn a_lock_that_was_lost_to_a_provision_that_came_to_nothing_is_given_up() {
     let bench = Bench::new().await;
     bench.provision(5, None).await;

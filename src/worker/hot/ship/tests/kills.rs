@@ -94,6 +94,7 @@ struct Known {
     /// How many of them were there when the holder began to count.
     offset: usize,
     keys: u64,
+    attempts: u64,
 }
 
 impl Known {
@@ -202,7 +203,8 @@ impl Known {
 
     /// As a gateway does it, up to the moment of death.
     async fn promote(&mut self, store: &MemoryStore, bench: &Bench, death: &Death) -> Option<()> {
-        let temporary = format!("{PATH}._COPYING_.{}.{}", self.token, self.keys);
+        self.attempts += 1;
+        let temporary = format!("{PATH}._COPYING_.{}.{}", self.token, self.attempts);
         let upload = bench.good("/upload", self.token, json!({"temporary": temporary}));
         let uploaded = death.before(upload).await?;
         death.before(store.rename(&path(&temporary), &path(PATH), true)).await?.expect("renamed");
