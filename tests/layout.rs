@@ -31,8 +31,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const PAGE: usize = 4096;
 /// Of random bytes, so that it goes in so many pieces.
 const MIB: i64 = 20;
-/// So slow that it is surely under way when it is cancelled, and would take longer than the test may.
-const SLOW: &str = "sleep(15000)";
+/// So slow that it is surely under way when it is cancelled: twenty pieces of it take a minute.
+const SLOW: &str = "sleep(3000)";
 
 fn command(api: &Api, args: &[&str]) -> Output {
     let mut command = springhouse();

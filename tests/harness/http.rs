@@ -253,18 +253,29 @@ impl RawQuery {
         &self.received
     }
 
-    /// Reads to the end. The connection is kept alive, so the end is the last chunk's.
+    /// Reads to the end. The connection is kept alive: the end is the last chunk's, or the announced length's.
     pub fn finish(mut self) -> (String, End) {
-        const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
-        loop {
+        while !self.is_whole() {
             let before = self.received.len();
-            if self.received.ends_with(LAST_CHUNK) || self.read_to(before + 1).len() == before {
+            if self.read_to(before + 1).len() == before {
                 break;
             }
         }
-        let text = String::from_utf8_lossy(&self.received).into_owned();
-        let end = if self.received.ends_with(LAST_CHUNK) { End::Whole } else { End::CutShort };
-        (text, end)
+        let end = if self.is_whole() { End::Whole } else { End::CutShort };
+        (String::from_utf8_lossy(&self.received).into_owned(), end)
+    }
+
+    fn is_whole(&self) -> bool {
+        const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+        let Some(head) = self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
+            return false;
+        };
+        let body = &self.received[head + 4..];
+        let lines = String::from_utf8_lossy(&self.received[..head]).into_owned();
+        match lines.lines().find_map(|line| line.strip_prefix("content-length: ")) {
+            Some(announced) => announced.parse() == Ok(body.len()),
+            None => body.ends_with(LAST_CHUNK),
+        }
     }
 }
 
