@@ -34,8 +34,9 @@ help: ## Show this list
 
 test: ## Check formatting and lints, run all tests; end to end on real HDFS
 test: toolchain
-	@# The tools come over the network while the processors check.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target prepare lint
+	@# The tools come over the network while the processors check. Without a number: with one, Cargo would
+	@# take it for itself.
+	@$(MAKE) --no-print-directory --jobs --output-sync=target prepare lint
 	@$(MAKE) --no-print-directory unit e2e
 	$(call step,all passed)
 
