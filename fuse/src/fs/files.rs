@@ -205,6 +205,13 @@ impl Files {
         state.idle.retain(|(_, file)| file.ino != ino);
     }
 
+    /// No new handle gets a reader of a file that `is` names: who opens it next asks the store.
+    pub(super) fn retire_readers(&self, is: impl Fn(&StorePath) -> bool) {
+        let mut state = self.state.write();
+        state.idle.retain(|(_, file)| !is(&file.key.path));
+        state.by_ino.retain(|_, file| file.upgrade().is_some_and(|file| !is(&file.key.path)));
+    }
+
     /// Closes readers that were idle for long, and lets go of readahead that nobody reads.
     pub(super) fn maintain(&self, stream_idle: Duration) {
         let mut state = self.state.write();

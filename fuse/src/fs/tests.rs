@@ -265,6 +265,38 @@ async fn handles_do_not_leak_and_a_reader_is_shared_and_kept_a_while() {
 }
 
 #[tokio::test]
+async fn what_is_dropped_is_opened_anew() {
+    let store = MemoryStore::new();
+    for name in ["/d/f", "/d/g"] {
+        store.put(&path(name), data(1, 100)).expect("put");
+    }
+    let fs = fs(&store);
+    let dir = ino(&fs, ROOT, "d").await;
+    for (dropped, left) in [("/d/f", 1), ("/d", 0), ("/", 0)] {
+        for name in ["f", "g"] {
+            let file = ino(&fs, dir, name).await;
+            let fh = fs.open(me(), file).await.expect("opened").fh;
+            fs.read(fh, 0, 100).await.expect("read");
+            fs.release(fh).await;
+        }
+        assert_eq!(fs.snapshot().idle_readers, 2);
+        fs.drop_cached(&[path(dropped)], false).await.expect("dropped");
+        assert_eq!(fs.snapshot().idle_readers, left, "{dropped}");
+    }
+    // Whoever has it open keeps its reader; the next one gets another.
+    let file = ino(&fs, dir, "f").await;
+    let held = fs.open(me(), file).await.expect("opened").fh;
+    fs.drop_cached(&[path("/d/f")], false).await.expect("dropped");
+    let before = store.calls(Operation::Open);
+    let other = fs.open(me(), file).await.expect("opened").fh;
+    assert_eq!(store.calls(Operation::Open), before + 1);
+    for fh in [held, other] {
+        assert_eq!(fs.read(fh, 0, 100).await.expect("read"), data(1, 100));
+        fs.release(fh).await;
+    }
+}
+
+#[tokio::test]
 async fn wrong_kinds_are_refused() {
     let store = MemoryStore::new();
     store.put(&path("/d/f"), data(1, 1)).expect("put");

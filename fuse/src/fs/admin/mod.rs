@@ -61,15 +61,19 @@ impl FileSystem {
     }
 
     /// Gives up what the cache has of the files at and below `paths`, in memory and on disk; of the root,
-    /// all that is in memory, and with `disk` all that is on disk. Files that were pinned stay.
+    /// all that is in memory, and with `disk` all that is on disk. Files that were pinned stay. Who opens one
+    /// of them next reads what the store has then.
     pub async fn drop_cached(&self, paths: &[StorePath], disk: bool) -> Result<Dropped> {
         if paths.iter().any(StorePath::is_root) {
+            self.files.retire_readers(|_| true);
             return Ok(self.cache.drop_all(disk).await);
         }
         let mut sum = Dropped::default();
         let mut found = files(self.store.0.clone(), paths.to_vec());
         while let Some(next) = found.recv().await {
             let path = next.map_err(|(_, error)| error)?.path;
+            // A reader that was kept would go on with what it was opened on, as long as DataNodes have that.
+            self.files.retire_readers(|open| *open == path);
             let dropped = match self.source_of(&path).await {
                 Ok(source) => self.cache.drop_file(&source).await,
                 // Deleted since it was found.
