@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::{
     crash::{Crash, Step},
@@ -28,6 +29,8 @@ pub(crate) struct MemoryStore {
     pub(crate) renames_anew: AtomicBool,
     /// Nothing can be removed.
     pub(crate) unremovable: AtomicBool,
+    /// Something was removed.
+    pub(crate) removed: Notify,
     /// Renames are not answered, and are carried out when somebody says so.
     pub(crate) late_renames: AtomicBool,
     late: Mutex<Vec<(String, String)>>,
@@ -285,6 +288,7 @@ impl SegmentStore for MemoryStore {
             return Err(StoreFailure::Unavailable("no answer".into()));
         }
         self.delete(path, entry.mtime_ms + 1);
+        self.removed.notify_one();
         self.down_after(step)
     }
 }
