@@ -303,6 +303,7 @@ async fn tiers(
         }
         writing.follow_tiers(all).await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(interval) => {}
             changed = stop.changed() => if changed.is_err() { break },
         }

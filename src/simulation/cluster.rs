@@ -16,6 +16,7 @@ use springhouse_fuse::store::StoreUrl;
 use springhouse_gateway::{
     Gateway, SchemaCheck, Settings,
     api::client::Registrar,
+    heat::HeatSettings,
     rules::{Rule, Ship},
     testing::MemoryRegistry,
 };
@@ -71,8 +72,18 @@ pub(super) struct Cluster {
     pub(super) clients: Slot<Router>,
     hosts: Vec<Host>,
     pub(super) now_ms: Now,
+    habits: Habits,
+}
+
+/// How a cluster is set up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habits {
+    /// A rename gives the file a new generation.
+    pub(super) renames_anew: bool,
     /// How writes are shipped.
-    ship: Ship,
+    pub(super) ship: Ship,
+    /// A few queries make a segment hot, and it does not stay so for long.
+    pub(super) heats: bool,
 }
 
 pub(super) fn worker_name(n: usize) -> String {
@@ -84,13 +95,7 @@ fn url() -> StoreUrl {
 }
 
 impl Cluster {
-    pub(super) fn new(
-        net: Arc<Net>,
-        workers: usize,
-        renames_anew: bool,
-        ship: Ship,
-        dir: &Path,
-    ) -> Arc<Self> {
+    pub(super) fn new(net: Arc<Net>, workers: usize, habits: Habits, dir: &Path) -> Arc<Self> {
         let begun = Instant::now();
         let now_ms: Now = Arc::new(move || {
             // SQLite's threads ask as well.
@@ -99,7 +104,7 @@ impl Cluster {
         });
         let cluster = Self {
             net,
-            tree: Arc::new(Mutex::new(Tree::new(renames_anew))),
+            tree: Arc::new(Mutex::new(Tree::new(habits.renames_anew))),
             dir: dir.to_owned(),
             disks: AtomicU64::new(0),
             registry: Mutex::default(),
@@ -116,7 +121,7 @@ impl Cluster {
                 })
                 .collect(),
             now_ms,
-            ship,
+            habits,
         };
         Arc::new(cluster)
     }
@@ -144,8 +149,24 @@ impl Cluster {
         let mut settings = Settings::new("/nowhere");
         settings.copy_max = Duration::from_secs(120);
         settings.copies_grace = Duration::from_secs(30);
-        if self.ship.is_on() {
-            settings.rules = vec![Rule { name: "all".into(), ship: self.ship, ..Rule::default() }];
+        let Habits { ship, heats, .. } = self.habits;
+        if ship.is_on() {
+            settings.rules = vec![Rule { name: "all".into(), ship, ..Rule::default() }];
+        }
+        if heats {
+            settings.heat = HeatSettings {
+                half_life: Duration::from_secs(30),
+                horizon: Duration::from_secs(86_400),
+                queries_min: 1,
+                lower_percent: 60,
+                stay_min: Duration::from_secs(5),
+                rate_per_copy: 1,
+                interval: Duration::from_secs(3),
+                // Fewer than there are at most.
+                segments_max: 2,
+                lowered_for: Duration::from_secs(60),
+                ..HeatSettings::default()
+            };
         }
         let registry = self.registry.lock().reopened();
         *self.registry.lock() = registry.clone();

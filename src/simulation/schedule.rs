@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     CLUSTER, FOREIGN_ROWS, PANICS,
     clients::{Ask, Clients, ROWS_SQL, SCHEMA_SQL},
-    cluster::Cluster,
+    cluster::{Cluster, Habits},
     dice::Dice,
     ending,
     model::Rows,
@@ -35,13 +35,11 @@ struct Shape {
     workers: usize,
     segments: usize,
     steps: u64,
-    renames_anew: bool,
+    habits: Habits,
     /// Whether anybody takes what others wrote.
     takes: bool,
     /// Whether somebody else puts files there, or segments are deleted.
     disturbs: bool,
-    /// What is written goes to the store by and by.
-    ship: Ship,
     /// Disks of workers are lost. Then their clocks are right: a worker that forgot its epoch takes the next one
     /// from its clock, and one that runs behind is a stranger until the gateway has forgotten the old one.
     loses: bool,
@@ -89,19 +87,22 @@ impl Schedule {
             workers: 1 + dice.pick(&[1, 4, 4, 1]),
             segments: 1 + dice.pick(&[3, 3, 1]),
             steps: 25 + dice.roll(60),
-            renames_anew: dice.happens(500),
+            habits: Habits {
+                renames_anew: dice.happens(500),
+                ship: match dice.pick(&[3, 1, 1, 1]) {
+                    0 => Ship::default(),
+                    1 => Ship { every: Some(Duration::from_millis(400)), pages: None },
+                    2 => Ship { every: Some(Duration::from_secs(5)), pages: None },
+                    _ => Ship { every: Some(Duration::from_secs(20)), pages: Some(2) },
+                },
+                heats: dice.happens(400),
+            },
             takes: dice.happens(600),
             disturbs: dice.happens(300),
-            ship: match dice.pick(&[3, 1, 1, 1]) {
-                0 => Ship::default(),
-                1 => Ship { every: Some(Duration::from_millis(400)), pages: None },
-                2 => Ship { every: Some(Duration::from_secs(5)), pages: None },
-                _ => Ship { every: Some(Duration::from_secs(20)), pages: Some(2) },
-            },
             loses: dice.happens(400),
         };
         let net = Net::new(seed);
-        let cluster = Cluster::new(Arc::clone(&net), shape.workers, shape.renames_anew, shape.ship, dir);
+        let cluster = Cluster::new(Arc::clone(&net), shape.workers, shape.habits, dir);
         let clients = Clients::new(Arc::clone(&cluster), &IDS[..shape.segments]);
         *CLUSTER.lock() = Some(Arc::clone(&cluster));
         failpoint::observe(super::passes);
@@ -268,8 +269,26 @@ impl Schedule {
 
     fn ask(&mut self) {
         let (takes, disturbs) = (u64::from(self.shape.takes), u64::from(self.shape.disturbs));
+        let heats = u64::from(self.shape.habits.heats);
         let dice = &mut self.dice;
-        let weights = [12, 6 * takes, 34, 8, 12, 4, 3, 3 * takes, 16, 3, 1, 2, 2 * disturbs, 3, 2, 1];
+        let weights = [
+            12 - 9 * heats,
+            6 * takes,
+            34,
+            8,
+            12,
+            4,
+            3,
+            3 * takes,
+            16 + 20 * heats,
+            3,
+            1,
+            2,
+            2 * disturbs,
+            3,
+            2,
+            1,
+        ];
         let ask = match dice.pick(&weights) {
             0 => Ask::Provision { takeover: false },
             1 => Ask::Provision { takeover: true },

@@ -142,11 +142,12 @@ impl Hot {
         }
     }
 
-    /// What was written under a lock that ships goes on being shipped. Which pages changed since the last
+    /// What was written under a lock that ships goes on being shipped, if that is the newest one seen. Which pages changed since the last
     /// file nobody knows any more, unless that file turns out to be the last word.
     fn find_shipping(&self, segment: &Segment, copy: &CopyRecord) {
         let mut state = segment.state.lock();
-        if let (Some(ship), Some(token), true) = (state.record.ship, copy.token, state.open.is_some()) {
+        let lasting = copy.token.filter(|token| state.check_token(*token).is_ok());
+        if let (Some(ship), Some(token), true) = (state.record.ship, lasting, state.open.is_some()) {
             let shipping = Shipping::of(ship, token, Basis::All, 0);
             if state.is_unpromoted() {
                 shipping.unshipped.mark();

@@ -263,6 +263,7 @@ impl Hot {
             }
         };
         tokio::select! {
+            biased;
             () = stop => {}
             () = work => {}
         }
@@ -286,6 +287,7 @@ impl Hot {
                 return;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(due.into()) => {}
                 () = shipping.unshipped.changed(), if shipping.ship.pages > 0 => {}
             }

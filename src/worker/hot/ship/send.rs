@@ -112,9 +112,11 @@ impl Hot {
         let mut chain = shipping.chain.lock().await;
         let facts = {
             let state = segment.state.lock();
-            if shipping.is_stopped() || state.check_token(shipping.token).is_err() {
+            if shipping.is_stopped() {
                 return Ok(());
             }
+            // Not as if there were nothing to do: it would be tried again without a pause.
+            state.check_token(shipping.token)?;
             Facts::of(&state).ok_or_else(crate::worker::hot::not_provisioned)?
         };
         let _permit = self.ships.acquire().await;

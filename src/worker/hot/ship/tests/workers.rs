@@ -275,6 +275,26 @@ async fn the_window_grows_while_the_store_is_away() {
     assert_eq!(second.values(2).await, [1, 2, 3, 4, 5]);
 }
 
+/// The lock went to somebody else, and this worker has not heard yet that it is to give up what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_ships_nothing_under_a_lock_that_is_not_the_newest() {
+    let store = MemoryStore::new();
+    let bench = fresh(&store).await;
+    bench.good("/provision", 1, provision(None)).await;
+    let away = store.inject(Injection::new(Fault::Fail(ErrorKind::TimedOut)).on(Operation::Create));
+    bench.insert(1, 1, None).await;
+    // Its token is written down, and the generation that it names is not there.
+    let nowhere = provision(Some(format!("{:032x}", 7)));
+    let (good, body) = bench.call("POST", "/provision", 2, nowhere).await;
+    assert!(!good, "{body}");
+    let Bench { dir, worker } = bench;
+    worker.shutdown().await;
+    away.release();
+    let bench = start(dir, &store).await;
+    let status = bench.status().await;
+    assert_eq!((&status["token"], &status["ship"]), (&json!(1), &Json::Null), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_goes_on_with_the_chain() {
     let store = MemoryStore::new();
