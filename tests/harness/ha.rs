@@ -9,8 +9,8 @@ use super::{
     ports, process, within,
 };
 
-const READY_LIMIT: Duration = Duration::from_secs(90);
-const ADMIN_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const ADMIN_LIMIT: Duration = Duration::from_secs(180);
 const DATANODES: usize = 2;
 /// The name service.
 const SERVICE: &str = "cold";

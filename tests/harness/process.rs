@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long a process may take to go after SIGTERM, and after SIGKILL.
-const GO_LIMIT: Duration = Duration::from_secs(10);
+const GO_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of output shown when a test fails.
 const SHOWN_LINES: usize = 60;
 
