@@ -86,7 +86,7 @@ impl Gateway {
 
     /// With these in its environment, now and when it is started again.
     pub fn with_environment(store: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
-        let lease = if args.contains(&"--lease-ttl") { &[][..] } else { &["--lease-ttl", "5s"] };
+        let lease = if args.contains(&"--lease-ttl") { &[][..] } else { &["--lease-ttl", "12s"] };
         let args: Vec<&str> =
             ["--discovery-interval", "300ms"].iter().chain(lease).chain(args).copied().collect();
         let server = Server::start("gateway", store, &free_address(), &args, environment);
