@@ -119,7 +119,7 @@ pub fn hit(name: &str) {
 pub async fn pass(name: &'static str) {
     if SOURCE.get_or_init(from_environment).is_some() {
         // It ends by a panic only if the process does.
-        let _ = tokio::task::spawn_blocking(move || hit(name)).await;
+        let _ = crate::blocking::run(move || hit(name)).await;
     } else {
         tell(name);
     }

@@ -11,12 +11,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{JoinHandle, spawn_blocking},
-    time::Instant,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
 use crate::{
     api::{client::Registrar, router, server, workers::LocalRegistrar},
@@ -453,7 +448,7 @@ async fn own(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
 ) -> Result<T, StartError> {
-    match spawn_blocking(work).await {
+    match crate::blocking::run(work).await {
         Ok(result) => Ok(result?),
         Err(panicked) => Err(StartError::Registry(format!("registry: {panicked}"))),
     }

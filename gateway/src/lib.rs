@@ -11,6 +11,7 @@
 extern crate self as springhouse_gateway;
 
 pub mod api;
+pub mod blocking;
 pub mod copies;
 #[cfg(any(test, feature = "testing"))]
 mod crash;

@@ -14,7 +14,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::task::spawn_blocking;
 
 use crate::{
     api::hot::{TOKEN_COUNTER_BITS, Token},
@@ -156,7 +155,7 @@ async fn blocking<T: Send + 'static, E: Send + 'static>(
 where
     RebuildError: From<E>,
 {
-    match spawn_blocking(work).await {
+    match crate::blocking::run(work).await {
         Ok(result) => Ok(result?),
         Err(panicked) => Err(RebuildError::Internal(panicked.to_string())),
     }

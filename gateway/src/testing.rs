@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use crate::{Gateway, Settings, StartError, store::SegmentStore};
-pub use crate::{crash::Crash, discovery::Clock, registry::memory::MemoryRegistry};
+pub use crate::{
+    blocking::turns::{Turns, set as give_turns},
+    crash::Crash,
+    discovery::Clock,
+    registry::memory::MemoryRegistry,
+};
 
 /// What a message to a worker in this process came to, as an extension of an answer that is none.
 #[derive(Debug, Clone)]

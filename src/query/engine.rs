@@ -33,7 +33,7 @@ use super::{
     sandbox,
     threads::{Job, Queue},
 };
-use crate::clock::{self, Busy};
+use crate::clock;
 
 /// Prepares SQLite for this process; before any other use of it.
 ///
@@ -64,6 +64,7 @@ pub(super) struct Shared {
     pub(super) ended: Notify,
     /// Stops every query.
     ending: Arc<AtomicBool>,
+    pub(super) threads: clock::Thread,
 }
 
 impl Engine {
@@ -88,6 +89,7 @@ impl Engine {
             closed: Condvar::new(),
             ended: Notify::new(),
             ending: Arc::default(),
+            threads: clock::Thread::default(),
         });
         let engine = Self { shared }; // its drop ends the threads that did start
         engine.shared.start_threads()?;
@@ -112,7 +114,8 @@ impl Engine {
         let cancel = CancelOnDrop(Arc::clone(&control));
         let (reply, head) = oneshot::channel();
         let sender = Sender::new(reply, Arc::clone(&control), Handle::current());
-        self.shared.push(Job { query, control, sender, arrived, _busy: Busy::begin() })?;
+        let busy = self.shared.threads.busy();
+        self.shared.push(Job { query, control, sender, arrived, _busy: busy })?;
         match tokio::time::timeout_at((deadline + GRACE).into(), head).await {
             Ok(Ok(Ok(head))) => Ok(Answer::new(head, format, cancel)),
             Ok(Ok(Err(error))) => Err(error),

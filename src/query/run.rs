@@ -23,6 +23,7 @@ use super::{
     pool::{Pool, Pooled},
     raw::{self, Statement},
 };
+use crate::clock;
 
 /// What is asked of the engine.
 #[derive(Debug, Clone)]
@@ -137,7 +138,7 @@ impl Run<'_> {
         let before = self.pool.seen(self.pooled);
         let columns = statement.columns().map_err(|e| self.failure(&e))?;
         let mut chunk_bytes = FIRST_CHUNK_BYTES;
-        let mut chunk_start = Instant::now();
+        let mut chunk_start = clock::now();
         let mut more = statement.step().map_err(|e| self.failure(&e));
         // What the statement sees is fixed by its first step.
         let generation = self.pool.name(self.pooled, before);
@@ -149,7 +150,8 @@ impl Run<'_> {
                 Ok(more) => Some(*more),
                 Err(_) => Some(false),
             };
-            let full = encoder.ready() >= chunk_bytes || chunk_start.elapsed() >= CHUNK_AGE;
+            let full = encoder.ready() >= chunk_bytes
+                || clock::now().saturating_duration_since(chunk_start) >= CHUNK_AGE;
             if truncated.is_some() || full {
                 // Rows that are not sent yet may be of two generations.
                 self.pool.verify(self.pooled).map_err(|error| {
@@ -164,7 +166,7 @@ impl Run<'_> {
             if full && encoder.rows() > 0 {
                 sender.send(encoder.take()).map_err(Broken::Unread)?;
                 chunk_bytes = CHUNK_BYTES;
-                chunk_start = Instant::now();
+                chunk_start = clock::now();
             }
             more = self.row(encoder, statement, &columns);
         }

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::MutexGuard;
+
 use super::{Query, answer::Sender, control::Control, engine::Shared};
 use crate::clock::Busy;
 
@@ -77,23 +79,26 @@ impl Shared {
     fn serve(self: &Arc<Self>) {
         let thread = nix::unistd::gettid().as_raw();
         loop {
-            let job = {
+            let (_turn, job) = {
                 let mut queue = self.queue.lock();
                 loop {
+                    if queue.jobs.is_empty() {
+                        if queue.closed {
+                            return;
+                        }
+                        self.work.wait(&mut queue);
+                        continue;
+                    }
+                    let turn = MutexGuard::unlocked(&mut queue, || self.threads.turn());
                     if let Some(job) = queue.jobs.pop_front() {
                         let control = Arc::clone(&job.control);
                         queue.running.push(Running { control, thread, stopped: false, replaced: false });
                         self.metrics.queued.set(queue.jobs.len() as i64);
                         self.metrics.running.set(queue.running.len() as i64);
-                        break job;
+                        break (turn, job);
                     }
-                    if queue.closed {
-                        return;
-                    }
-                    self.work.wait(&mut queue);
                 }
             };
-            let _busy = Busy::begin(); // also for what follows the answer
             self.work_on(job);
             let replaced = {
                 let mut queue = self.queue.lock();
@@ -118,7 +123,7 @@ impl Shared {
             self.replace_stuck(&mut queue);
             if swept.elapsed() >= SWEEP_EVERY {
                 swept = Instant::now();
-                parking_lot::MutexGuard::unlocked(&mut queue, || self.pool.close_unused(IDLE_MAX));
+                MutexGuard::unlocked(&mut queue, || self.pool.close_unused(IDLE_MAX));
             }
         }
     }

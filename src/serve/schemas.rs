@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use springhouse_gateway::writing::SchemaCheck;
-use tokio::task::spawn_blocking;
+use springhouse_gateway::{blocking, writing::SchemaCheck};
 
 use crate::query::{self, QuerySettings, write};
 
@@ -26,7 +25,7 @@ impl Schemas {
 impl SchemaCheck for Schemas {
     async fn check(&self, sql: &str) -> Result<(), String> {
         let (settings, dir, sql) = (self.settings.clone(), self.dir.clone(), sql.to_owned());
-        let made = spawn_blocking(move || {
+        let made = blocking::run(move || {
             // Of a gateway alone nothing else needs SQLite.
             query::init()?;
             let scratch = tempfile::Builder::new().prefix(".schema-").tempdir_in(&dir);

@@ -290,7 +290,7 @@ impl Cluster {
         self.hosts[n].slot.set(None);
         process.die();
         // A thread of its own may be in the middle of a write.
-        crate::clock::simulated::nobody_works().await;
+        crate::clock::simulated::settle().await;
         self.keep_disk(n);
         // Only now: what is dropped tidies up.
         worker.kill();

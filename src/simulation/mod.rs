@@ -7,8 +7,8 @@
 //! one message or call go at a time, `cluster` starts and kills processes, `clients` ask, `model` knows what
 //! must be true, `schedule` makes one schedule of a seed, and `ending` looks whether all is well afterwards.
 //!
-//! Threads are real, and do not decide anything: virtual time stands still while one works
-//! ([`crate::clock`]), and only one blocking call runs at a time.
+//! Threads are real, and do not decide anything: virtual time stands still while one works, and they take turns
+//! with each other and with the runtime ([`crate::clock`]). Whoever asks for the time asks tokio or that module.
 
 mod clients;
 mod cluster;

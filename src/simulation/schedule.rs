@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use springhouse_gateway::rules::Ship;
+use springhouse_gateway::{rules::Ship, testing::give_turns};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -17,7 +17,7 @@ use super::{
     model::Rows,
     net::{Net, Place, Weather},
 };
-use crate::{clock::simulated::Installed, failpoint};
+use crate::{clock::simulated, failpoint};
 
 /// How a schedule went.
 #[derive(Debug)]
@@ -52,17 +52,14 @@ const IDS: [&str; 3] = ["1001", "abc", "crawl-2026"];
 /// Runs the schedule of `seed`, or its first `steps_max` steps.
 pub(super) fn run(seed: u64, steps_max: u64, scratch: &Path) -> Outcome {
     let dir = tempfile::tempdir_in(scratch).expect("a directory for a simulation");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .max_blocking_threads(1)
-        .build()
-        .expect("a runtime");
+    let runtime = simulated::runtime().expect("a runtime");
     PANICS.lock().clear();
     let outcome = runtime.block_on(async {
-        let installed = Installed::new(tokio::runtime::Handle::current());
+        let installed = simulated::Installed::new(tokio::runtime::Handle::current());
+        give_turns(Some(Arc::new(|| Box::pin(simulated::turn()))));
         let outcome = Schedule::new(seed, dir.path()).run(steps_max).await;
         *CLUSTER.lock() = None;
+        give_turns(None);
         drop(installed);
         outcome
     });

@@ -119,7 +119,7 @@ async fn own(settings: &WorkerSettings) -> Result<Opened, Error> {
 async fn foreign(dir: &Path, store: &StoreUrl) -> Result<Opened, Error> {
     // Looking at a mount may block: never on the runtime's threads.
     let (given, url) = (dir.to_owned(), store.to_string());
-    let dir = tokio::task::spawn_blocking(move || check_foreign(&given, &url))
+    let dir = springhouse_gateway::blocking::run(move || check_foreign(&given, &url))
         .await
         .map_err(|_| Error::new(ErrorKind::Other, "looking at the mount failed by a defect"))??;
     // Who keeps it up may be another user, whose daemon takes none.

@@ -15,9 +15,12 @@ use std::{
 use axum::{Router, http::HeaderValue};
 use prometheus::Registry;
 use springhouse_fuse::error::{Error, ErrorKind};
-use springhouse_gateway::api::{
-    client::Registrar,
-    types::{LeaseRequest, Tier},
+use springhouse_gateway::{
+    api::{
+        client::Registrar,
+        types::{LeaseRequest, Tier},
+    },
+    blocking,
 };
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -218,7 +221,7 @@ async fn open_hot(
     limits: QuerySettings,
     registry: Registry,
 ) -> Result<Arc<Hot>, Error> {
-    tokio::task::spawn_blocking(move || {
+    blocking::run(move || {
         query::init().map_err(|why| Error::new(ErrorKind::Other, why))?;
         Hot::open(settings, limits, &registry)
     })
@@ -240,7 +243,7 @@ async fn close_with_mount(mut state: watch::Receiver<MountState>, engine: Arc<En
     while state.changed().await.is_ok() {
         let engine = Arc::clone(&engine);
         // Closing files is a system call on a dying mount: not on the runtime's threads.
-        let _ = tokio::task::spawn_blocking(move || engine.close_idle()).await;
+        let _ = blocking::run(move || engine.close_idle()).await;
     }
 }
 

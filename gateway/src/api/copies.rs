@@ -12,7 +12,7 @@ use axum::{
     http::Request,
 };
 use serde::Deserialize;
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     auth,
@@ -105,7 +105,7 @@ pub(super) async fn manifest(
     let Path(name) = name.map_err(|e| bad_request(e.body_text()))?;
     let body = read_body(body, MANIFEST_BYTES_MAX, Instant::now() + MANIFEST_TIME_MAX).await?;
     // Some hundred thousand entries take a moment: not on a thread that serves requests.
-    let parsed = spawn_blocking(move || serde_json::from_slice::<Manifest>(&body)).await;
+    let parsed = crate::blocking::run(move || serde_json::from_slice::<Manifest>(&body)).await;
     let parsed = parsed.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
     let manifest = parsed.map_err(|e| bad_request(format!("manifest: {e}")))?;
     core.publish(&name, &manifest).await.map(Json)
@@ -138,7 +138,7 @@ impl Core {
         if self.state.is_adopting() && manifest.segments.iter().any(|segment| segment.token.is_some()) {
             let (state, worker, manifest) = (self.state.clone(), name.to_owned(), manifest.clone());
             let now_ms = self.writing.now_ms();
-            let taken = spawn_blocking(move || take_up(&state, &worker, &manifest, now_ms));
+            let taken = crate::blocking::run(move || take_up(&state, &worker, &manifest, now_ms));
             taken.await.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         }
         // A token above all that this registry knows: it was given by one that is lost. No lower one may be
@@ -159,7 +159,9 @@ impl Core {
                     Ok::<_, ApiError>(Amendment::ledger(entries, ()))
                 })
             };
-            spawn_blocking(floor).await.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
+            crate::blocking::run(floor)
+                .await
+                .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         }
         self.routing.copies.publish(name, manifest)
     }

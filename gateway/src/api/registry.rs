@@ -119,7 +119,7 @@ pub(super) async fn verify(
     let UrlQuery(params) = params.map_err(|e| bad_request(e.body_text()))?;
     going_on(&core)?;
     let this = core.clone();
-    let looked = spawn_blocking(move || {
+    let looked = crate::blocking::run(move || {
         let mut findings = this.state.verify()?;
         let live = this.routing.workers.hot_workers(Instant::now().into_std());
         this.routing.copies.verify(&live, &mut findings);

@@ -17,10 +17,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     error::{ApiError, ErrorCode},
@@ -107,7 +104,7 @@ pub(super) async fn get(
     };
     if let Some(located) = located {
         let (state, asked) = (core.state.clone(), id.clone());
-        let checksum = spawn_blocking(move || state.checksum(&asked)).await;
+        let checksum = crate::blocking::run(move || state.checksum(&asked)).await;
         let checksum = checksum.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         answer.checksum =
             checksum.filter(|sum| sum.generation == located.facts.generation).map(|sum| sum.checksum);

@@ -1,18 +1,14 @@
 //! Looks at one segment in the store when a request cannot wait for the next pass: an id that is not in
 //! the catalog may have been promoted a moment ago, and a worker may have seen a newer generation.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use parking_lot::Mutex;
-use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use crate::{
     metrics::Metrics,
@@ -167,7 +163,7 @@ impl Looker {
         if known != facts {
             let (state, id) = (self.state.clone(), id.clone());
             let change = Change::Segment { directory, id, facts };
-            spawn_blocking(move || state.commit(vec![change]))
+            crate::blocking::run(move || state.commit(vec![change]))
                 .await
                 .map_err(|e| StoreFailure::Other(e.to_string()))?
                 .map_err(|e| StoreFailure::Other(e.to_string()))?;

@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::task::spawn_blocking;
 
 use super::{
     Clock,
@@ -122,7 +121,7 @@ impl Pass<'_> {
             Ok(entries) => {
                 let (state, path, first) = (self.state.clone(), path.clone(), !self.state.discovered());
                 // A directory of a million names takes a second: not on a thread that serves requests.
-                spawn_blocking(move || {
+                crate::blocking::run(move || {
                     let old = state.catalog().directory(&path).cloned();
                     judge(&path, seen, entries, old.as_deref(), now_ms, first)
                 })
@@ -215,7 +214,7 @@ impl Pass<'_> {
 async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
-    match spawn_blocking(work).await {
+    match crate::blocking::run(work).await {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(panicked) => Err(panicked.to_string()),
     }

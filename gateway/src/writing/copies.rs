@@ -1,6 +1,6 @@
 //! Wishes for hot copies: raise, lower, pins, draining workers.
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use super::{Writing, cold_range};
 use crate::{
@@ -133,7 +133,7 @@ impl Writing {
             (routing.workers.hot_workers(now), now)
         };
         let copies = self.routing.copies.clone();
-        if let Err(error) = spawn_blocking(move || copies.refresh(live)).await {
+        if let Err(error) = crate::blocking::run(move || copies.refresh(live)).await {
             tracing::error!(%error, "copies could not be placed");
         }
     }

@@ -33,7 +33,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 pub use self::schemas::SchemaCheck;
 use self::{turns::Turns, uploads::Uploads};
@@ -184,7 +184,7 @@ impl Writing {
         decide: impl FnOnce(&Ledger, Option<Token>) -> Result<Amendment<T>, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let state = self.state.clone();
-        match spawn_blocking(move || state.amend(decide)).await {
+        match crate::blocking::run(move || state.amend(decide)).await {
             Ok(result) => result,
             Err(error) => Err(ApiError::new(ErrorCode::Internal, format!("registry: {error}"))),
         }

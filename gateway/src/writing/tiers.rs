@@ -4,7 +4,7 @@ pub(crate) mod list;
 
 use std::sync::Arc;
 
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::time::Instant;
 
 use super::Writing;
 use crate::{
@@ -59,7 +59,7 @@ impl Writing {
         // With the room that workers have now.
         self.place_copies().await;
         let this = self.clone();
-        let looked = spawn_blocking(move || {
+        let looked = crate::blocking::run(move || {
             this.routing.copies.follow_rules(all_directories);
             this.routing.copies.follow_age();
             this.changes()
@@ -184,7 +184,7 @@ impl Writing {
     pub(crate) async fn explain_tier(self: &Arc<Self>, id: &SegmentId) -> Result<TierInfo, ApiError> {
         self.routing.resolve(id).await?;
         let (this, id) = (self.clone(), id.clone());
-        let explained = spawn_blocking(move || {
+        let explained = crate::blocking::run(move || {
             let look = this.look_at_tiers();
             let mut decided = this.decided(&id, &look)?;
             let room = decided.has_room(&mut this.routing.copies.trial());

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use parking_lot::MutexGuard;
 use springhouse_gateway::api::{
     error::{ApiError, ErrorCode},
     hot::{ExecuteAnswer, StatementResult},
@@ -31,7 +32,7 @@ use super::{
     writer::{Job, PinJob, Shared, WriteSettings, WrittenFiles, closing, unknown},
 };
 use crate::{
-    clock::{self, Busy},
+    clock::{self, Turn},
     failpoint,
 };
 
@@ -109,21 +110,22 @@ impl Done {
 
 impl Shared {
     pub(super) fn serve(&self, mut opened: Opened) {
-        while let Some(next) = self.wait() {
+        let _last = loop {
+            let (next, turn) = self.wait();
             let job = match next {
                 Next::Job(job) => job,
                 Next::Pin(job) => {
                     opened.pin(*job);
                     continue;
                 }
+                Next::End => break turn,
             };
-            let _busy = Busy::begin(); // also for what follows the answer
             let worked = catch_unwind(AssertUnwindSafe(|| self.commit_group(&mut opened, job)));
             *self.idle_since.lock() = clock::now();
             if !matches!(worked, Ok(true)) {
-                break; // what is in the connection is not to be trusted; what is in the file is
+                break turn; // what is in the connection is not to be trusted; what is in the file is
             }
-        }
+        };
         drop(opened);
         let mut queue = self.queue.lock();
         queue.closed = true;
@@ -137,19 +139,23 @@ impl Shared {
         self.ended.notify_waiters();
     }
 
-    fn wait(&self) -> Option<Next> {
+    fn wait(&self) -> (Next, Turn) {
         let mut queue = self.queue.lock();
         loop {
+            if queue.jobs.is_empty() && queue.pins.is_empty() && !queue.closed {
+                self.work.wait(&mut queue);
+                continue;
+            }
+            let turn = MutexGuard::unlocked(&mut queue, || self.thread.turn());
             if let Some(job) = queue.pins.pop() {
-                return Some(Next::Pin(Box::new(job)));
+                return (Next::Pin(Box::new(job)), turn);
             }
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(Next::Job(job));
+                return (Next::Job(job), turn);
             }
             if queue.closed {
-                return None;
+                return (Next::End, turn);
             }
-            self.work.wait(&mut queue);
         }
     }
 
@@ -157,7 +163,7 @@ impl Shared {
     fn commit_group(&self, opened: &mut Opened, first: Job) -> bool {
         let mut todo = VecDeque::from([first]);
         loop {
-            let begun = Instant::now();
+            let begun = clock::now();
             if let Err(error) = opened.sandbox.run_own(c"BEGIN IMMEDIATE") {
                 let error = errors::from_sqlite(&error, errors::Context::default());
                 todo.into_iter().for_each(|job| self.refuse(job, error.clone()));
@@ -220,7 +226,7 @@ impl Shared {
     fn more(&self, done: &[Done], begun: Instant) -> Option<Job> {
         let great = |job: &Job| job.execute.size > ALONE_BYTES;
         if done.len() >= self.settings.group_max
-            || begun.elapsed() >= self.settings.group_time
+            || clock::now().saturating_duration_since(begun) >= self.settings.group_time
             || done.iter().any(|done| great(&done.job))
         {
             return None;
@@ -328,6 +334,7 @@ struct CommitFailure {
 enum Next {
     Job(Job),
     Pin(Box<PinJob>),
+    End,
 }
 
 enum Applies {

@@ -160,6 +160,7 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     pub(super) ended: tokio::sync::Notify,
     ending: Arc<AtomicBool>,
+    pub(super) thread: clock::Thread,
     pub(super) changes: Arc<Changes>,
     pub(super) metrics: WriteMetrics,
     /// Since when nothing was asked of it.
@@ -199,6 +200,7 @@ impl Writer {
             work: Condvar::new(),
             ended: tokio::sync::Notify::new(),
             ending,
+            thread: clock::Thread::default(),
             changes,
             metrics,
             idle_since: Mutex::new(clock::now()),
@@ -234,7 +236,7 @@ impl Writer {
                 let message = format!("{} writes wait already for this segment", queue.jobs.len());
                 return Err(ApiError::new(ErrorCode::Overloaded, message));
             }
-            queue.jobs.push_back(Job { execute, control, reply, _busy: Busy::begin() });
+            queue.jobs.push_back(Job { execute, control, reply, _busy: self.shared.thread.busy() });
         }
         self.shared.work.notify_one();
         match tokio::time::timeout_at((deadline + 4 * GRACE).into(), answer).await {
@@ -252,7 +254,7 @@ impl Writer {
     pub async fn pin(&self, keys_after: Option<u64>) -> Result<(Pinned, Taken), ApiError> {
         let (database, limits) = (self.shared.files.database.clone(), self.shared.settings.limits.clone());
         let of_sqlite = |error: SqliteError| errors::from_sqlite(&error, errors::Context::default());
-        let pin = match tokio::task::spawn_blocking(move || Pin::open(&database, &limits)).await {
+        let pin = match springhouse_gateway::blocking::run(move || Pin::open(&database, &limits)).await {
             Ok(pin) => pin.map_err(of_sqlite)?,
             Err(_) => {
                 return Err(ApiError::new(ErrorCode::Internal, "opening the database ended by a defect"));
@@ -264,7 +266,7 @@ impl Writer {
             if queue.closed {
                 return Err(closing());
             }
-            queue.pins.push(PinJob { pin, keys_after, reply, _busy: Busy::begin() });
+            queue.pins.push(PinJob { pin, keys_after, reply, _busy: self.shared.thread.busy() });
         }
         self.shared.work.notify_one();
         answer.await.map_err(|_| closing())?.map_err(of_sqlite)
@@ -324,7 +326,7 @@ impl Shared {
         let mut queue = self.queue.lock();
         queue.closed = true;
         if !queue.ended {
-            queue.ending.get_or_insert_with(Busy::begin);
+            queue.ending.get_or_insert_with(|| self.thread.busy());
         }
         drop(queue);
         self.work.notify_all();

@@ -23,7 +23,7 @@ use super::{
     room::Room,
     segment::{Progress, Segment},
 };
-use crate::clock::Busy;
+use crate::clock::{Busy, Thread, Turn};
 
 /// Asked of the store at once; two such reads are under way.
 const READ_BYTES: usize = 4 << 20;
@@ -74,6 +74,7 @@ pub(super) fn of_store(error: Error) -> ApiError {
 
 /// Bytes on their way to the thread that writes them.
 struct Feed {
+    thread: Arc<Thread>,
     send: mpsc::Sender<(Bytes, Busy)>,
     /// For what the thread does after the last of them.
     last: Arc<Mutex<Option<Busy>>>,
@@ -81,20 +82,23 @@ struct Feed {
 
 impl Feed {
     #[allow(clippy::type_complexity)] // taken apart where it is made
-    fn new() -> (Self, mpsc::Receiver<(Bytes, Busy)>, Arc<Mutex<Option<Busy>>>) {
+    fn new(thread: Arc<Thread>) -> (Self, mpsc::Receiver<(Bytes, Busy)>, Arc<Mutex<Option<Busy>>>) {
         let (send, receive) = mpsc::channel(READS);
         let last = Arc::<Mutex<Option<Busy>>>::default();
-        (Self { send, last: Arc::clone(&last) }, receive, last)
+        (Self { thread, send, last: Arc::clone(&last) }, receive, last)
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), ()> {
-        self.send.send((bytes, Busy::begin())).await.map_err(drop)
+        // Room first: what is given can be taken.
+        let permit = self.send.reserve().await.map_err(drop)?;
+        permit.send((bytes, self.thread.busy()));
+        Ok(())
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        *self.last.lock() = Some(Busy::begin());
+        *self.last.lock() = Some(self.thread.busy());
     }
 }
 
@@ -126,17 +130,20 @@ pub(super) async fn fetch(
     segment.state.lock().fetching = Some(Progress { fetched: 0, size });
     hot.publish(segment);
 
-    let (mut feed, mut receive, last) = Feed::new();
+    let thread = Arc::new(Thread::default());
+    let (mut feed, mut receive, last) = Feed::new(Arc::clone(&thread));
     let (data, id, text) = (hot.data.clone(), segment.id.clone(), generation.to_owned());
     let (begun, began) = tokio::sync::oneshot::channel();
     let (ended, end) = tokio::sync::oneshot::channel();
-    let (busy, stopped) = (Busy::begin(), Arc::clone(stop));
-    let written = move || -> Result<String, Error> {
+    let (busy, stopped) = (thread.busy(), Arc::clone(stop));
+    let written = move |own: &Thread, turn: &mut Turn| -> Result<String, Error> {
         let disk = |error: std::io::Error| Error::from_io(&error, "the copy on the worker's disk");
         let mut part = Part::open(&data, &id, &text, size).map_err(disk)?;
         let _ = begun.send(part.done());
         busy.end();
-        while let Some((bytes, _busy)) = receive.blocking_recv() {
+        loop {
+            turn.next(own);
+            let Some((bytes, _busy)) = receive.blocking_recv() else { break };
             if stopped.load(Relaxed) {
                 break;
             }
@@ -149,11 +156,13 @@ pub(super) async fn fetch(
         }
         part.finish()
     };
+    let own = Arc::clone(&thread);
     let thread = std::thread::Builder::new().name("copy".into()).spawn(move || {
         if !urgent {
             give_way();
         }
-        let written = written();
+        let mut turn = own.turn();
+        let written = written(&own, &mut turn);
         let _busy = last.lock().take();
         let _ = ended.send(written);
     });

@@ -149,7 +149,7 @@ impl Hot {
     /// Number of this start of the worker; see [`Data::next_epoch`].
     pub(super) async fn next_epoch(&self, clock: u64) -> Result<u64, Error> {
         let data = self.data.clone();
-        let written = tokio::task::spawn_blocking(move || data.next_epoch(clock)).await;
+        let written = springhouse_gateway::blocking::run(move || data.next_epoch(clock)).await;
         let written = written.unwrap_or_else(|_| Err(std::io::Error::other("a defect")));
         written.map_err(|error| Error::from_io(&error, self.settings.data.join("epoch").display()))
     }
@@ -343,7 +343,7 @@ fn of_disk(error: std::io::Error) -> ApiError {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
+    match springhouse_gateway::blocking::run(work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(ApiError::new(ErrorCode::Internal, "a step ended by a defect; the log has more")),
     }

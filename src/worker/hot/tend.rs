@@ -9,7 +9,7 @@ use std::{
 use springhouse_gateway::api::{client::Registrar, hot::AssignedSegment, types::LeaseAnswer};
 use tokio::{
     sync::watch,
-    task::{JoinSet, spawn_blocking},
+    task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -215,7 +215,7 @@ impl Hot {
             if pruned.elapsed() > LOOK_EVERY {
                 pruned = Instant::now();
                 let hot = Arc::clone(self);
-                let outcome = spawn_blocking(move || hot.prune(KEEP)).await;
+                let outcome = springhouse_gateway::blocking::run(move || hot.prune(KEEP)).await;
                 if let Ok(Err(error)) = outcome {
                     tracing::warn!(%error, "records of segments that are gone cannot be removed");
                 }

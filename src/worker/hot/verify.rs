@@ -34,7 +34,7 @@ use super::{
     segment::Segment,
 };
 use crate::{
-    clock::Busy,
+    clock::Thread,
     worker::verify::{Job, has_log},
 };
 
@@ -96,9 +96,11 @@ impl Hot {
         }
         let path = copy.path.clone();
         let (send, read) = tokio::sync::oneshot::channel();
-        let busy = Busy::begin();
+        let one = Thread::default();
+        let busy = one.busy();
         let started = std::thread::Builder::new().name("verify".into()).spawn(move || {
             give_way();
+            let _turn = one.turn();
             let _ = send.send(part::checksum(&path));
             busy.end();
         });

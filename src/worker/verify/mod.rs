@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use self::file::{Looked, Target, look};
 use super::hot::{CopyLook, Hot, give_way};
 use crate::{
-    clock::Busy,
+    clock::Thread,
     mount::{ControlClient, api::Paths},
     query::{Content, SegmentFiles, replaced},
 };
@@ -296,9 +296,11 @@ async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let (send, done) = oneshot::channel();
-    let busy = Busy::begin();
+    let one = Thread::default();
+    let busy = one.busy();
     let thread = std::thread::Builder::new().name("verify".into()).spawn(move || {
         give_way();
+        let _turn = one.turn();
         let outcome = work();
         drop(turn);
         let _ = send.send(outcome); // nobody may want it any more

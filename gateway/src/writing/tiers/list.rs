@@ -4,8 +4,6 @@
 
 use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
-use tokio::task::spawn_blocking;
-
 use crate::{
     api::{
         error::{ApiError, ErrorCode},
@@ -60,7 +58,7 @@ impl Writing {
         place: Option<Place>,
     ) -> Result<Page, ApiError> {
         let this = self.clone();
-        let listed = spawn_blocking(move || this.tiers_now(limit, place.as_ref())).await;
+        let listed = crate::blocking::run(move || this.tiers_now(limit, place.as_ref())).await;
         listed.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))
     }
 

@@ -12,7 +12,6 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    task::spawn_blocking,
     time::{Instant, sleep},
 };
 
@@ -167,7 +166,7 @@ impl Writing {
     async fn kept(&self, id: &SegmentId, named: Option<&Located>) -> Result<Option<String>, ApiError> {
         let Some(generation) = named.map(|located| located.facts.generation) else { return Ok(None) };
         let (state, id) = (self.state.clone(), id.clone());
-        let kept = spawn_blocking(move || state.checksum(&id)).await;
+        let kept = crate::blocking::run(move || state.checksum(&id)).await;
         let kept = kept.map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))??;
         Ok(kept.filter(|kept| kept.generation == generation).map(|kept| kept.checksum))
     }
