@@ -28,7 +28,7 @@ tests! {
 const EVERY_300_MS: [&str; 2] = ["--discovery-interval", "300ms"];
 /// Only what is asked for is looked for.
 const NEVER: [&str; 2] = ["--discovery-interval", "1h"];
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn new_segment_is_found() {
     let root = scratch();
@@ -42,7 +42,7 @@ fn new_segment_is_found() {
     segments::from_sql(root.path(), "later2", seven);
     assert_eq!(api.query("later2", "select n from t").rows, [[json!(7)]], "at once");
     // That an id is nowhere is believed for a second.
-    let found = eventually("one that was asked for before", Duration::from_secs(10), || {
+    let found = eventually("one that was asked for before", LIMIT, || {
         api.ask("later1", json!({ "sql": "select n from t" })).ok()
     });
     assert_eq!(found.rows, [[json!(7)]]);
@@ -56,7 +56,7 @@ fn new_segment_is_found() {
         segments.map(|s| s["id"].as_str().expect("an id").to_owned()).collect()
     };
     let shows = |what: &str, wanted: &[&str]| {
-        eventually(what, Duration::from_secs(10), || (ids() == wanted).then_some(()));
+        eventually(what, LIMIT, || (ids() == wanted).then_some(()));
     };
     shows("all are listed", &["first1", "later1", "later2"]);
     segments::from_sql(root.path(), "new1", "create table t (n)");
@@ -76,7 +76,7 @@ fn segments_are_listed() {
     fs::write(root.path().join("list0001.sqlite._COPYING_.5"), "no segment yet").expect("a file");
     let serve = Serve::with(&url(root.path()), &EVERY_300_MS);
     let api = serve.api();
-    eventually("all are known", Duration::from_secs(10), || {
+    eventually("all are known", LIMIT, || {
         (api.get("/v1/segments?limit=1").json()["total"] == 25).then_some(())
     });
     let mut seen = Vec::new();
@@ -111,9 +111,8 @@ fn same_id_in_two_directories() {
     fs::create_dir(root.path().join("other")).expect("a directory");
     fs::copy(path, root.path().join("other/twice1.sqlite")).expect("a copy");
     let serve = Serve::with(&url(root.path()), &EVERY_300_MS);
-    let refusal = eventually("both are known", Duration::from_secs(10), || {
-        serve.api().ask("twice1", json!({ "sql": "select 1" })).err()
-    });
+    let refusal =
+        eventually("both are known", LIMIT, || serve.api().ask("twice1", json!({ "sql": "select 1" })).err());
     assert_eq!((refusal.status, refusal.code.as_str()), (409, "segment_ambiguous"));
     for path in ["/twi/twice1.sqlite", "/other/twice1.sqlite"] {
         assert!(refusal.message.contains(path), "{refusal:?}");

@@ -12,7 +12,7 @@ tests! {
 }
 
 const ROLES: [&str; 4] = ["mount", "worker", "gateway", "serve"];
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn samples_are_good() {
     for role in ROLES {

@@ -383,7 +383,7 @@ fn lost_without_a_word() {
     let data = other.path().join("data");
     let mut command = springhouse();
     command.args(["gateway", "--store", &store, "--data", shown(&data), "--listen", &address]);
-    command.args(["--take-over-store", "--lease-ttl", "2s", "--discovery-interval", "300ms"]);
+    command.args(["--take-over-store", "--lease-ttl", "12s", "--discovery-interval", "300ms"]);
     let _other = crate::harness::process::Process::start("another gateway", command);
     let api = Api::new(&format!("http://{address}"));
     eventually("the lock is taken up", LIMIT, || {

@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Gateway, cold and hot worker in one process.
 fn serve(store: &str) -> Serve {
-    Serve::with(store, &["--tier", "hot,cold", "--lease-ttl", "2s", "--discovery-interval", "300ms"])
+    Serve::with(store, &["--tier", "hot,cold", "--lease-ttl", "12s", "--discovery-interval", "300ms"])
 }
 
 pub fn post(api: &Api, path: &str, body: &Value) -> Reply {

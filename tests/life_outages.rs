@@ -140,7 +140,7 @@ fn store_away() {
     let (hdfs, dir) = own("away");
     put(&dir, "seg000", &FIRST);
     put(&dir, "seg001", &FIRST);
-    let slow = ["--store-deadline", "2s"];
+    let slow = ["--store-deadline", "8s"];
     let gateway = Gateway::with(&dir.url(), &slow);
     let _worker = Worker::hot_with(&dir.url(), &gateway, "away-1", &slow, &[]);
     gateway.wait_workers(&["away-1"]);
@@ -192,8 +192,8 @@ fn corrupt_replicas() {
     let (one, both) = (replicas("seg000"), replicas("seg001"));
     flip(&one[0]);
     both.iter().for_each(|block| flip(block));
-    let gateway = Gateway::with(&dir.url(), &["--store-deadline", "5s"]);
-    let worker = Worker::hot_with(&dir.url(), &gateway, "rot-1", &["--store-deadline", "5s"], &[]);
+    let gateway = Gateway::with(&dir.url(), &["--store-deadline", "10s"]);
+    let worker = Worker::hot_with(&dir.url(), &gateway, "rot-1", &["--store-deadline", "10s"], &[]);
     gateway.wait_workers(&["rot-1"]);
     let api = gateway.api();
     raise(api, "seg000");

@@ -29,7 +29,7 @@ tests! {
         metrics_over_tcp, control_socket;
 }
 
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A stopped daemon leaves everybody in its mount waiting: the worker must notice by itself.
 fn frozen_daemon_is_replaced() {

@@ -21,6 +21,8 @@ tests! {
     [Fuse, Hdfs] answers_from_hdfs;
 }
 
+/// For what is waited for.
+const LIMIT: Duration = Duration::from_secs(60);
 const EVERY_300_MS: [&str; 2] = ["--discovery-interval", "300ms"];
 
 fn answers_from_hdfs() {
@@ -85,7 +87,7 @@ fn names_its_generation() {
             }
         }
     }
-    eventually("the last version is answered", Duration::from_secs(10), || {
+    eventually("the last version is answered", LIMIT, || {
         let answer = api.ask("seg1", json!({ "sql": "select max(n) from t" })).ok()?;
         (answer.rows == [[json!(20)]]).then_some(())
     });
@@ -216,9 +218,9 @@ fn limits() {
     // A client that goes away takes its query with it.
     let running = || api.metric("springhouse_queries_running", "");
     let left = RawQuery::send(api.address(), "limits", &json!({ "sql": endless }), "application/json");
-    eventually("the query runs", Duration::from_secs(10), || (running() >= 1.0).then_some(()));
+    eventually("the query runs", LIMIT, || (running() >= 1.0).then_some(()));
     drop(left);
-    eventually("the query has ended", Duration::from_secs(10), || (running() == 0.0).then_some(()));
+    eventually("the query has ended", LIMIT, || (running() == 0.0).then_some(()));
 }
 
 fn formats() {

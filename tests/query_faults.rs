@@ -30,7 +30,7 @@ const UNCACHED: [&str; 4] = ["--memory-blocks", "0", "--readahead-max", "0"];
 const MANY: u64 = 250_000;
 const FEW: u64 = 20_000;
 const ALL_ROWS: &str = "select digest_key, url, date, id from dedup";
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn replaced_in_the_middle_of_an_answer() {
     let hdfs = Arc::new(Hdfs::own());
@@ -124,7 +124,7 @@ fn both_datanodes_stopped() {
     for (n, rows) in [(1, FEW), (2, FEW), (3, MANY)] {
         put(&dir, &format!("seg00{n}"), n, rows);
     }
-    let serve = Serve::with(&dir.url(), &[&UNCACHED[..], &["--store-deadline", "3s"]].concat());
+    let serve = Serve::with(&dir.url(), &[&UNCACHED[..], &["--store-deadline", "10s"]].concat());
     let api = serve.api();
     let all = "select count(*), min(id) from dedup";
     let is_known = |n: u64, rows: &[Vec<serde_json::Value>]| {

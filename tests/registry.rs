@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::harness::{hdfs::Hdfs, need, need::Need, remove_state_home};
 
 /// A test that takes longer has hung: it fails, and the others go on.
-const TEST_LIMIT: Duration = Duration::from_secs(240);
+const TEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 12;

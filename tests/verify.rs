@@ -57,7 +57,7 @@ fn kinds(answer: &Value) -> Vec<String> {
 }
 
 fn serve(store: &str) -> Serve {
-    Serve::with(store, &["--tier", "hot,cold", "--lease-ttl", "2s", "--discovery-interval", "300ms"])
+    Serve::with(store, &["--tier", "hot,cold", "--lease-ttl", "12s", "--discovery-interval", "300ms"])
 }
 
 fn raise(api: &Api, segment: &str) {
@@ -150,7 +150,7 @@ fn damaged_in_the_store() {
     let ids = ["seg001", "seg002", "seg003", "seg004"];
     let files: Vec<PathBuf> = ids.iter().map(|id| segments::from_sql(root.path(), id, SQL)).collect();
     // What happens is not taken up by a discovery.
-    let serve = Serve::with(&url(root.path()), &["--lease-ttl", "2s", "--discovery-interval", "1h"]);
+    let serve = Serve::with(&url(root.path()), &["--lease-ttl", "12s", "--discovery-interval", "1h"]);
     let api = serve.api();
     assert_eq!(verify(api, &ids).code, Some(0));
     flip(&files[0], middle(&files[0]));

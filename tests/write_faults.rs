@@ -21,7 +21,7 @@ use crate::{
 tests! {
     [Fuse, Hdfs] datanode_killed_in_the_middle_of_a_write, datanode_stopped_in_the_middle_of_a_write,
         all_datanodes_gone, safe_mode, daemon_killed_in_the_middle_of_a_write, both_replicas_corrupt,
-        datanodes_report_late;
+        datanodes_report_late, namenode_stands_still;
 }
 
 const LEN: usize = 24 << 20;
@@ -91,7 +91,7 @@ fn clear(outcome: Result<(), Option<i32>>, bytes: &[u8], path: &std::path::Path)
 /// Nowhere to write to: an error in time, no hang, and the mount lives.
 fn all_datanodes_gone() {
     let (hdfs, dir) = own();
-    let mount = Mount::with(&dir.url(), &["--store-deadline=5s"]);
+    let mount = Mount::with(&dir.url(), &["--store-deadline=15s"]);
     for i in 0..2 {
         hdfs.datanode(i).kill();
     }
@@ -102,7 +102,7 @@ fn all_datanodes_gone() {
 
 fn safe_mode() {
     let (hdfs, dir) = own();
-    let mount = Mount::with(&dir.url(), &["--store-deadline=3s"]);
+    let mount = Mount::with(&dir.url(), &["--store-deadline=15s"]);
     let mut before = File::create(mount.file("before")).expect("made");
     before.write_all(b"x").and_then(|()| before.sync_all()).expect("written");
     drop(before);
@@ -112,6 +112,26 @@ fn safe_mode() {
     assert_eq!(fs::read(mount.file("before")).expect("reads go on"), b"x");
     hdfs.safemode(false);
     fs::write(mount.file("after"), "x").expect("written");
+}
+
+/// A NameNode that stands still for longer than a question waits, and not as long as the deadline: changes,
+/// which look before they act, are made when it goes on.
+fn namenode_stands_still() {
+    let (hdfs, dir) = own();
+    let mut mount = Mount::with(&dir.url(), &["--store-deadline=120s", "--freshness=1h"]);
+    // The kernel knows, and need not ask for the name before it is made.
+    fs::metadata(mount.file("dir")).expect_err("it is not there");
+    hdfs.namenode().stop();
+    let made = std::thread::spawn({
+        let dir = mount.file("dir");
+        move || fs::create_dir(dir)
+    });
+    mount
+        .daemon()
+        .stderr_line("that it waits no longer", LIMIT, |line| line.contains("connecting anew").then_some(()));
+    hdfs.namenode().cont();
+    made.join().expect("no panic").expect("made");
+    assert!(dir.list("").iter().any(|entry| entry.name == "dir"));
 }
 
 /// A file whose writer died is taken over by HDFS's lease recovery; the name can be written again.
@@ -137,12 +157,12 @@ fn both_replicas_corrupt() {
     blocks.retain(|path| path.extension().is_none_or(|extension| extension != "meta"));
     assert_eq!(blocks.len(), 2, "one block, two replicas: {blocks:?}");
     flip(&blocks[0]);
-    let mount = Mount::with(&dir.url(), &["--store-deadline=5s"]);
+    let mount = Mount::with(&dir.url(), &["--store-deadline=15s"]);
     assert!(fs::read(mount.file("file")).expect("the other replica") == bytes);
     flip(&blocks[1]);
     // Another generation of the mount's caches: nothing remembered helps.
     drop(mount);
-    let mount = Mount::with(&dir.url(), &["--store-deadline=5s"]);
+    let mount = Mount::with(&dir.url(), &["--store-deadline=15s"]);
     let error = fs::read(mount.file("file")).expect_err("no good replica");
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     let output = mount.try_sh("ls -l".as_ref(), LIMIT).expect("it ends");

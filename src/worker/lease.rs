@@ -9,7 +9,8 @@ use springhouse_gateway::api::{
 };
 use tokio::{sync::watch, time::sleep};
 
-/// First pause after a failure; doubles up to [`PAUSE_MAX`].
+/// First pause after a failure; doubles up to [`PAUSE_MAX`], or up to a renewal's where that is shorter: a
+/// gateway that is back waits one lease for its workers, and then says that there are none.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Shortest pause between two renewals, whatever the gateway says.
@@ -40,6 +41,7 @@ pub(super) async fn keep(
 ) {
     let epoch = request().epoch;
     let mut pause = PAUSE_MIN;
+    let mut pause_max = PAUSE_MAX;
     loop {
         let renewal = async {
             match registrar.renew(name, &request()).await {
@@ -49,7 +51,9 @@ pub(super) async fn keep(
                     }
                     pause = PAUSE_MIN;
                     answers.send_replace(Some(answer.clone()));
-                    (Duration::from_millis(answer.ttl_ms) / 3).max(RENEW_MIN)
+                    let renewal = (Duration::from_millis(answer.ttl_ms) / 3).max(RENEW_MIN);
+                    pause_max = renewal.min(PAUSE_MAX);
+                    renewal
                 }
                 Err(ClientError::Refused(error)) if error.code == ErrorCode::Conflict => {
                     tracing::error!(worker = name, %error, "the gateway refuses this worker for good");
@@ -63,7 +67,7 @@ pub(super) async fn keep(
                         tracing::warn!(worker = name, %error, "the lease cannot be renewed; serving on");
                         state.send_replace(LeaseState::Unanswered(line));
                     }
-                    let now = pause;
+                    let now = pause.min(pause_max);
                     pause = (pause * 2).min(PAUSE_MAX);
                     now
                 }
@@ -178,6 +182,30 @@ mod tests {
         stop.send_replace(true);
         task.await.expect("ends");
         assert_eq!(*script.released.lock(), [42]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_is_back_is_told_within_its_lease() {
+        let script = Arc::new(Script::default());
+        let (state, _seen) = watch::channel(LeaseState::Asking);
+        let (stop, stopped) = watch::channel(false);
+        let registrar: Arc<dyn Registrar> = script.clone();
+        let task = tokio::spawn(async move {
+            keep("w", registrar, request, state, watch::Sender::new(None), stopped).await
+        });
+        let asked = async |times: usize| {
+            while script.asked.lock().len() < times {
+                script.seen.notified().await;
+            }
+        };
+        asked(1).await;
+        script.answers.lock().extend((0..30).map(|_| unreachable()));
+        asked(31).await;
+        let asked = script.asked.lock().clone();
+        let longest = asked.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert_eq!(longest, Some(Duration::from_secs(3)), "a third of the lease");
+        stop.send_replace(true);
+        task.await.expect("ends");
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use super::{
     springhouse, within,
 };
 
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(120);
 
 /// `springhouse serve`: gateway and cold worker in one process.
 pub struct Serve {
@@ -78,15 +78,17 @@ impl Gateway {
         Self::with(store, &[])
     }
 
-    /// With further arguments. Leases are short, so that a test need not wait long for a lost worker.
+    /// With further arguments. Leases are short, so that a test need not wait long for a lost worker; not so
+    /// short that a busy machine loses one.
     pub fn with(store: &str, args: &[&str]) -> Self {
         Self::with_environment(store, args, &[])
     }
 
     /// With these in its environment, now and when it is started again.
     pub fn with_environment(store: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let lease = if args.contains(&"--lease-ttl") { &[][..] } else { &["--lease-ttl", "12s"] };
         let args: Vec<&str> =
-            ["--lease-ttl", "2s", "--discovery-interval", "300ms"].iter().chain(args).copied().collect();
+            ["--discovery-interval", "300ms"].iter().chain(lease).chain(args).copied().collect();
         let server = Server::start("gateway", store, &free_address(), &args, environment);
         let mut gateway = Self { server };
         gateway.server.wait_live();

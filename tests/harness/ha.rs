@@ -9,8 +9,8 @@ use super::{
     ports, process, within,
 };
 
-const READY_LIMIT: Duration = Duration::from_secs(90);
-const ADMIN_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const ADMIN_LIMIT: Duration = Duration::from_secs(180);
 const DATANODES: usize = 2;
 /// The name service.
 const SERVICE: &str = "cold";
@@ -80,7 +80,7 @@ impl HaHdfs {
         let once = |args: Vec<String>| {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let done = process::run(hadoop::java(home.path(), &args), READY_LIMIT);
-            assert!(done.success(), "{args:?}: {}", done.stderr);
+            assert!(done.success(), "{args:?}: {done:?}");
         };
         let with = |id: &str, more: &[&str]| {
             let mut args = namenode(id);

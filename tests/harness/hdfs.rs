@@ -19,8 +19,8 @@ use super::{
 };
 
 /// Daemons answer about 5 s after their start on 2 idle cores.
-const READY_LIMIT: Duration = Duration::from_secs(90);
-const ADMIN_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const ADMIN_LIMIT: Duration = Duration::from_secs(180);
 /// Attempts to start a cluster: another process may take a port between our look and the bind.
 const START_ATTEMPTS: usize = 3;
 const DATANODES: usize = 2;
@@ -286,7 +286,7 @@ impl Hdfs {
     /// two snapshots that are surely different agree.
     pub fn counters(&self) -> Counters {
         let mut last = None;
-        eventually("DataNode counters stand still", Duration::from_secs(30), || {
+        eventually("DataNode counters stand still", READY_LIMIT, || {
             let now = self.counters_now();
             let settled = last == Some(now);
             last = Some(now);

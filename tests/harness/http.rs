@@ -246,8 +246,11 @@ impl RawQuery {
         let mut chunk = vec![0; 1 << 16];
         while self.received.len() < n {
             match self.stream.read(&mut chunk) {
-                Ok(0) | Err(_) => break,
+                Ok(0) => break,
                 Ok(len) => self.received.extend_from_slice(&chunk[..len]),
+                // Linux says so of a socket with a time limit to a process that was stopped and goes on.
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
             }
         }
         &self.received

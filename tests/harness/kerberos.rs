@@ -15,7 +15,7 @@ use super::{
     within,
 };
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 const REALM: &str = "COLD.TEST";
 
 /// A key server, a NameNode and a DataNode; stopped when dropped.

@@ -8,8 +8,8 @@ use super::{
     within,
 };
 
-const READY_LIMIT: Duration = Duration::from_secs(90);
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const SITE: &str = "<configuration>
   <property><name>hadoop.kms.key.provider.uri</name><value>jceks://file@@HOME@/keys.jceks</value></property>
   <property><name>hadoop.kms.http.host</name><value>127.0.0.1</value></property>

@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a process may take to go after SIGTERM, and after SIGKILL.
-const GO_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process may take to go after SIGKILL.
+const GO_LIMIT: Duration = Duration::from_secs(60);
+/// How long one that is not needed any more has to go by itself.
+const TERM_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of output shown when a test fails.
 const SHOWN_LINES: usize = 60;
 
@@ -161,7 +163,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.signal(Signal::Cont);
         self.signal(Signal::Term);
-        if self.wait(GO_LIMIT).is_none() {
+        if self.wait(TERM_LIMIT).is_none() {
             self.signal(Signal::Kill);
             self.wait(GO_LIMIT);
         }

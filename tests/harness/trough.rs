@@ -125,7 +125,7 @@ impl Trough {
     pub fn at(url: &str, access: &str, args: &[&str]) -> Self {
         let ports = Ports::free();
         let own =
-            ["--tier", "hot,cold", "--access", access, "--lease-ttl", "2s", "--discovery-interval", "300ms"];
+            ["--tier", "hot,cold", "--access", access, "--lease-ttl", "12s", "--discovery-interval", "300ms"];
         let args = [&own[..], &ports.flags(), args].concat();
         Self { serve: Serve::with(url, &args), ports }
     }

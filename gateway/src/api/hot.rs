@@ -375,7 +375,7 @@ pub struct HotAside {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CopyState {
-    /// It should be here; nothing was begun.
+    /// It should be here, and nothing was begun; or it is here, and just being taken away.
     Assigned,
     /// Being copied.
     Fetching,

@@ -124,8 +124,10 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience =
-        Patience { head: Duration::from_millis(300), stall: Duration::from_millis(300) };
+    /// For what is to end by it.
+    const LITTLE: Patience = Patience { head: Duration::from_millis(300), stall: Duration::from_millis(300) };
+    /// For all else: longer than a busy machine takes.
+    const MUCH: Patience = Patience { head: Duration::from_secs(300), stall: Duration::from_secs(300) };
 
     /// Tells when it is dropped.
     struct Guard(Option<oneshot::Sender<()>>);
@@ -149,7 +151,10 @@ mod tests {
         })))
     }
 
-    async fn start(drain_max: Duration) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
+    async fn start(
+        drain_max: Duration,
+        patience: Patience,
+    ) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
         let (gone, is_gone) = oneshot::channel();
         let slot: Slot = Arc::new(Mutex::new(Some(Guard(Some(gone)))));
         let router = Router::new()
@@ -162,14 +167,14 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            serve_with(listener, router, async { drop(stopped.await) }, drain_max, PATIENCE).await
+            serve_with(listener, router, async { drop(stopped.await) }, drain_max, patience).await
         });
         (address, is_gone, stop)
     }
 
     #[tokio::test]
     async fn a_head_that_does_not_come_closes_the_connection() {
-        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        let (address, _gone, _stop) = start(Duration::ZERO, LITTLE).await;
         let mut slow = TcpStream::connect(address).await.expect("a connection");
         slow.write_all(b"GET /peer HTTP/1.1\r\nhost: ").await.expect("written");
         let mut rest = Vec::new();
@@ -179,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_with_an_unread_body_is_said_to_close() {
-        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        let (address, _gone, _stop) = start(Duration::ZERO, MUCH).await;
         for (path, closes) in [("/unread", true), ("/read", false)] {
             let client = reqwest::Client::builder().no_proxy().build().expect("a client");
             for _ in 0..20 {
@@ -196,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn who_sends_on_after_the_answer_still_gets_it() {
         const BYTES: usize = 16 << 20;
-        let (address, _gone, _stop) = start(Duration::ZERO).await;
+        let (address, _gone, _stop) = start(Duration::ZERO, MUCH).await;
         let mut client = TcpStream::connect(address).await.expect("a connection");
         let head = format!("POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: {BYTES}\r\n\r\n");
         client.write_all(head.as_bytes()).await.expect("written");
@@ -212,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_loses_its_answer() {
-        let (address, gone, _stop) = start(Duration::ZERO).await;
+        let (address, gone, _stop) = start(Duration::ZERO, LITTLE).await;
         let mut idle = TcpStream::connect(address).await.expect("a connection");
         idle.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("written");
         gone.await.expect("the answer was dropped");
@@ -220,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn peers_are_known_and_running_answers_are_cut_at_the_end() {
-        let (address, gone, stop) = start(Duration::from_millis(50)).await;
+        let (address, gone, stop) = start(Duration::from_millis(50), MUCH).await;
         let mut one = TcpStream::connect(address).await.expect("a connection");
         let own = one.local_addr().expect("an address").to_string();
         one.write_all(b"GET /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("written");

@@ -61,15 +61,17 @@ pub(super) async fn list(
 
 /// Where a page ended, as text.
 fn token(place: &Place) -> String {
-    token_of(&format!("{:x} {}", place.queries.to_bits(), place.at_ms), place.segment.as_str())
+    let rank = place.rank.map(|rank| format!("{:x}", rank.to_bits())).unwrap_or_default();
+    token_of(&rank, place.segment.as_str())
 }
 
 fn place(token: &str) -> Option<Place> {
-    let (heat, segment) = place_of(token)?;
-    let (bits, at_ms) = heat.split_once(' ')?;
-    let queries = f64::from_bits(u64::from_str_radix(bits, 16).ok()?);
-    let segment = SegmentId::parse(&segment).ok()?;
-    (queries >= 0.0).then_some(Place { queries, at_ms: at_ms.parse().ok()?, segment })
+    let (rank, segment) = place_of(token)?;
+    let rank = match rank.as_str() {
+        "" => None,
+        bits => Some(f64::from_bits(u64::from_str_radix(bits, 16).ok()?)).filter(|rank| rank.is_finite()),
+    };
+    Some(Place { rank, segment: SegmentId::parse(&segment).ok()? })
 }
 
 /// `GET /v1/segments/{id}/tier`

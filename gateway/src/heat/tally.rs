@@ -27,16 +27,25 @@ pub enum AnsweredFrom {
 }
 
 /// How often a key is asked: queries, each counted as 2^(-age / half-life).
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     /// At most so many.
     pub queries: f64,
     /// And so many fewer at most.
     pub error: f64,
+    /// log2 of `queries` as they would be at time 0: the same at all times until it is asked again, so an
+    /// order by it is one that time does not change. -∞: it was not asked.
+    pub rank: f64,
     /// Mean time of the last cold answers in seconds; `None`: there was none.
     pub cold_s: Option<f64>,
     /// The same of answers from copies.
     pub hot_s: Option<f64>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { queries: 0.0, error: 0.0, rank: f64::NEG_INFINITY, cold_s: None, hot_s: None }
+    }
 }
 
 impl Reading {
@@ -148,7 +157,13 @@ impl Tally {
 
     fn read(&self, slot: &Slot, now_s: f64) -> Reading {
         let now = 2f64.powf((self.landmark_s - now_s) / self.half_life_s);
-        Reading { queries: slot.count * now, error: slot.error * now, cold_s: slot.cold_s, hot_s: slot.hot_s }
+        Reading {
+            queries: slot.count * now,
+            error: slot.error * now,
+            rank: slot.count.log2() + self.landmark_s / self.half_life_s,
+            cold_s: slot.cold_s,
+            hot_s: slot.hot_s,
+        }
     }
 
     /// Weight of a query at `now_s`. Moves the landmark before it gets too large.
@@ -267,7 +282,7 @@ mod tests {
         tally.add("a", 0.0, AnsweredFrom::Store, 9.0);
         tally.add("b", 0.0, AnsweredFrom::Copy, 3.0);
         let found = tally.get("b", 0.0).expect("it took the counter over");
-        assert_eq!(found, Reading { queries: 2.0, error: 1.0, cold_s: None, hot_s: Some(3.0) });
+        assert_eq!(found, Reading { queries: 2.0, error: 1.0, rank: 1.0, cold_s: None, hot_s: Some(3.0) });
         assert_eq!(found.least(), 1.0);
     }
 }

@@ -252,7 +252,7 @@ async fn healthy(State(hot): State<Arc<Hot>>, Path(id): Path<String>) -> Respons
         Ok(None) => "nothing is known of it on this worker".into(),
         Ok(Some(segment)) => match segment.state {
             CopyState::Available | CopyState::Stale => return (StatusCode::OK, "ok\n").into_response(),
-            CopyState::Assigned => "its copy was not begun".into(),
+            CopyState::Assigned => "its copy was not begun, or is being taken away".into(),
             CopyState::Fetching => format!("{} of {} bytes are copied", segment.fetched, segment.size),
             CopyState::Refused => segment.reason.unwrap_or_else(|| "refused".into()),
             CopyState::Gone => "it is not on this worker any more".into(),

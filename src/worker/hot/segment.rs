@@ -217,7 +217,8 @@ impl State {
         match (&self.fetching, &self.refused) {
             (Some(_), _) => CopyState::Fetching,
             (None, Some(_)) => CopyState::Refused,
-            (None, None) if self.wanted.is_some() => CopyState::Assigned,
+            // One that is being taken away is gone when it is: its writes are kept aside then.
+            (None, None) if self.wanted.is_some() || has.is_some() => CopyState::Assigned,
             (None, None) => CopyState::Gone,
         }
     }

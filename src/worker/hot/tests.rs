@@ -116,7 +116,7 @@ async fn start(dir: &TempDir, store: &MemoryStore, gateway: &Arc<Gateway>, quota
     let mut settings = WorkerSettings::new("w-1", url, "http://127.0.0.1:1", "/nowhere");
     settings.cold = false;
     settings.query.threads = 2;
-    settings.query.timeout_max = Duration::from_secs(20);
+    settings.query.timeout_max = Duration::from_secs(300);
     let hot = HotSettings::new(dir.path(), Arc::new(store.clone()));
     settings.hot = Some(HotSettings { quota_bytes: quota, ..hot });
     Worker::start(settings, gateway.clone()).await.expect("a worker")

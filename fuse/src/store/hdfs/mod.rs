@@ -115,13 +115,18 @@ impl HdfsStore {
     }
 }
 
-/// Stat of `at` in HDFS.
+/// Stat of `at` in HDFS. Asked again within the deadline: changes look before they act, and nobody repeats a
+/// change whose look got no answer.
 async fn status(connection: &Connection, at: &str) -> Result<Metadata> {
-    let asked = at.to_owned();
-    let outcome = connection.ask(at, |client| async move { client.get_file_info(&asked).await }).await;
-    match outcome {
-        Ok(status) => Ok(metadata(status)),
-        Err(error) => Err(no_such_name(at, error)),
+    let since = Instant::now();
+    loop {
+        let asked = at.to_owned();
+        let outcome = connection.ask(at, |client| async move { client.get_file_info(&asked).await }).await;
+        match outcome {
+            Ok(status) => return Ok(metadata(status)),
+            Err(error) if error.kind() == ErrorKind::TimedOut && since.elapsed() < connection.deadline() => {}
+            Err(error) => return Err(no_such_name(at, error)),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ fn settings() -> HeatSettings {
 fn question(terms: &Terms, queries: f64) -> Question<'_> {
     Question {
         terms,
-        heat: Reading { queries, error: 0.0, cold_s: Some(0.2), hot_s: None },
+        heat: Reading { queries, cold_s: Some(0.2), ..Reading::default() },
         size: 100_000_000,
         averages: Averages { cold_s: Some(9.0), hot_s: Some(0.002) },
         bytes_per_s: Some(100e6),
@@ -66,7 +66,7 @@ fn raised_when_the_saved_time_exceeds_the_copy() {
     );
     // Not on the word of a few queries, and not on what may be somebody else's.
     assert_eq!(decided(&question(&heat, 7.9)), Action::Keep);
-    let unsure = Reading { queries: 100.0, error: 95.0, cold_s: Some(0.2), hot_s: None };
+    let unsure = Reading { queries: 100.0, error: 95.0, cold_s: Some(0.2), ..Reading::default() };
     assert_eq!(decided(&Question { heat: unsure, ..question(&heat, 0.0) }), Action::Keep);
     // Where no copy was made yet and none of its answers was cold, something is taken for them.
     let unknown = Question {

@@ -34,7 +34,7 @@ fn child() {
                     let digest = xxhash_rust::xxh3::xxh3_128(&serde_json::to_vec(&request).expect("JSON"));
                     // Half of them have keys.
                     let key = (client % 2 == 0).then(|| Key { text: format!("k{number}"), digest });
-                    let deadline = Instant::now() + Duration::from_secs(20);
+                    let deadline = Instant::now() + LONG;
                     let execute = Execute { request, key, deadline, size: 10 };
                     let answer = writer.execute(execute).await.expect("applied");
                     let mut out = std::io::stdout().lock();
@@ -98,7 +98,7 @@ async fn what_was_acknowledged_is_there() {
             let request = insert(*row);
             let digest = xxhash_rust::xxh3::xxh3_128(&serde_json::to_vec(&request).expect("JSON"));
             let key = Some(Key { text: format!("k{row}"), digest });
-            let deadline = Instant::now() + Duration::from_secs(20);
+            let deadline = Instant::now() + LONG;
             let answer = writer.execute(Execute { request, key, deadline, size: 10 }).await.expect("known");
             assert_eq!((answer.repeated, answer.change), (true, *change), "{point}");
         }
