@@ -114,6 +114,13 @@ fn namenode_restarted() {
     // From now on an open file needs no NameNode.
     file.read_exact_at(&mut page, 20 << 20).expect("an open file goes on");
     assert!(page == bytes[20 << 20..21 << 20]);
+    // To its end, beyond which every program asks; the kernel wants to know the length then.
+    let last = bytes.len() as u64 - page.len() as u64 / 2;
+    let ends = in_thread(move || {
+        file.read_at(&mut page, last).and_then(|n| Ok((n, file.read_at(&mut page, last + n as u64)?)))
+    });
+    let ends = ends.recv_timeout(2 * (DEADLINE + SLACK)).expect("no hang");
+    assert_eq!(ends.expect("it is read to its end"), (512 << 10, 0));
     // A name does: an error in time, not a hang.
     let path = mount.file("never seen");
     let outcome = in_thread(move || fs::metadata(path).map(|_| ()));
