@@ -96,6 +96,17 @@ fn mount_points() {
     let not_empty = fails(MOUNT_POINT, &["mount", &url, &text(dir.path())]);
     assert!(not_empty.contains("empty"), "{not_empty}");
 
+    // What the daemon works in would wait for the daemon.
+    for (hidden, more) in [(&store, None), (&dir, Some("--cache-dir")), (&dir, Some("--staging-dir"))] {
+        let at = text(hidden.path());
+        let inside = format!("{at}/inside");
+        let mut args = vec!["mount", &url, &at, "--allow-nonempty"];
+        args.extend(more.into_iter().flat_map(|flag| [flag, &*inside]));
+        args.extend(["--write-mode", "staged"].into_iter().filter(|_| more == Some("--staging-dir")));
+        let refused = fails(USAGE, &args);
+        assert!(refused.contains(if more.is_some() { &*inside } else { &*at }), "{refused}");
+        assert!(!is_mounted(hidden.path()));
+    }
     let mount = Mount::of(&url);
     let in_use = fails(MOUNT_POINT, &["mount", &url, &text(&mount.path())]);
     assert!(in_use.contains("mount"), "{in_use}");

@@ -25,7 +25,8 @@ use crate::{
 };
 
 tests! {
-    [Fuse] killed_worker, worker_killed_at_its_start, worker_at_a_terminal, impatient_stop, nobody_reads_the_log;
+    [Fuse] killed_worker, worker_killed_at_its_start, worker_at_a_terminal, impatient_stop, nobody_reads_the_log,
+        mounted_again_while_in_use;
     [Fuse, UserMounts] ordinary_user_after_a_crash;
 }
 
@@ -34,6 +35,35 @@ const LIMIT: Duration = Duration::from_secs(60);
 const STARTS: u64 = 10;
 const LONG_ANSWER: &str = "with recursive c(n) as (select 1 union all select n + 1 from c limit 900000)
     select n, (select max(url) from crawled_url where id = n % 100), hex(zeroblob(50)) from c";
+
+/// Unmounted while a file is open: the daemon serves it to its end, and only then gives the place away.
+fn mounted_again_while_in_use() {
+    let (root, point) = (scratch(), scratch());
+    let bytes = segments::noise(1, 3_000_000);
+    fs::write(root.path().join("file"), &bytes).expect("a file");
+    let at = point.path().display().to_string();
+    let run = |args: &[&str]| {
+        let mut command = springhouse();
+        command.args(args);
+        process::run(command, LIMIT)
+    };
+    let mount = || run(&["mount", "--daemon", "--log-file", "/dev/null", &file_url(root.path()), &at]);
+    assert_eq!(mount().code, Some(0));
+    let old = File::open(point.path().join("file")).expect("it opens");
+    assert_eq!(run(&["unmount", &at]).code, Some(0));
+    let early = mount();
+    assert!(early.code != Some(0) && !is_mounted(point.path()), "{early:?}");
+    assert!(early.stderr.contains("in use by process") && early.stderr.contains(&at), "{}", early.stderr);
+    let mut page = vec![0; 4096];
+    old.read_exact_at(&mut page, 2_000_000).expect("what was open goes on");
+    assert!(page == bytes[2_000_000..2_004_096]);
+    drop(old);
+    eventually("the old daemon ends and another may serve", LIMIT, || {
+        (mount().code == Some(0)).then_some(())
+    });
+    assert!(fs::read(point.path().join("file")).expect("a read") == bytes);
+    assert_eq!(run(&["unmount", &at]).code, Some(0));
+}
 
 /// Killed with files open on its mount, and in the middle of an answer.
 fn killed_worker() {

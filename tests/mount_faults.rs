@@ -118,6 +118,17 @@ fn namenode_restarted() {
     // From now on an open file needs no NameNode.
     file.read_exact_at(&mut page, 20 << 20).expect("an open file goes on");
     assert!(page == bytes[20 << 20..21 << 20]);
+    // To its end, beyond which every program asks; the kernel wants to know the length then.
+    let last = bytes.len() as u64 - page.len() as u64 / 2;
+    let ends = in_thread(move || {
+        let tail = file.read_at(&mut page, last)?;
+        match file.read_at(&mut page, last + tail as u64)? {
+            0 if tail == 512 << 10 => Ok(()),
+            more => Err(std::io::Error::other(format!("{tail} and {more} bytes"))),
+        }
+    });
+    let ends = ends.recv_timeout(2 * (DEADLINE + SLACK)).expect("no hang");
+    ends.expect("it is read to its end");
     // A name does: an error in time, not a hang.
     let path = mount.file("never seen");
     let outcome = in_thread(move || fs::metadata(path).map(|_| ()));

@@ -136,7 +136,8 @@ impl Error {
             Some(libc::ENAMETOOLONG) => ErrorKind::NameTooLong,
             Some(libc::ESTALE) => ErrorKind::Stale,
             Some(libc::EIO) => ErrorKind::Corrupt,
-            Some(libc::EDQUOT) => ErrorKind::NoSpace,
+            // A file larger than the store's file system can have: no room for it, however little is used.
+            Some(libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             _ => match error.kind() {
                 Io::NotFound => ErrorKind::NotFound,
                 Io::NotADirectory => ErrorKind::NotADirectory,

@@ -14,8 +14,8 @@ use springhouse_fuse::{
     error::{Error, ErrorKind},
     fs::FileSystem,
     kernel::{self, MountOptions, Mounted},
-    mount::{check_device, detach, is_root, mounted_at, prepare, unmount},
-    store,
+    mount::{check_apart, check_device, detach, is_root, mounted_at, prepare, unmount},
+    store::{self, StoreUrl},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -81,6 +81,9 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     };
     let root = root.map_err(|error| Failure::new(Exit::Internal, error))??;
     let dir = prepare(&settings.dir, settings.allow_nonempty).map_err(|error| Failure::mount(&error))?;
+    for (what, path) in works_in(settings) {
+        check_apart(&dir, what, path).map_err(|error| Failure::mount(&error))?;
+    }
     let socket = match &settings.control_socket {
         Some(path) => path.clone(),
         None => control_socket_path(&dir).map_err(|error| Failure::mount(&error))?,
@@ -156,6 +159,17 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     let outcome = take_down(&dir, mount_id, &mut mounted).await;
     finish_writes(&fs, io).await;
     outcome
+}
+
+/// Directories of this host that the daemon works in, by what they are.
+fn works_in(settings: &MountSettings) -> impl Iterator<Item = (&'static str, &Path)> {
+    let store = match &settings.store {
+        StoreUrl::File { path } => Some(("store", path.as_path())),
+        StoreUrl::Hdfs { .. } => None,
+    };
+    let cache = settings.fs.disk.as_ref().map(|disk| ("cache directory", disk.dir.as_path()));
+    let staging = settings.fs.writes.staging_dir.as_deref().map(|dir| ("staging directory", dir));
+    [store, cache, staging].into_iter().flatten()
 }
 
 /// What an earlier daemon left staged is sent, before anybody can look at it; what takes longer is sent

@@ -328,25 +328,37 @@ impl FileSystem {
     /// Attributes of an inode and how long they are good.
     ///
     /// Of a file that was replaced or deleted: as it was and without a link while it is open, else
-    /// `Stale`, upon which the kernel looks the path up again.
+    /// `Stale`, upon which the kernel looks the path up again. While the store does not answer: as it was
+    /// opened, if it is.
     pub async fn getattr(&self, caller: Caller, ino: u64) -> Result<(Attr, Duration)> {
         let key = self.key(ino)?;
         self.within(&key.path, async {
             if let Some(attr) = self.live_attr(ino).await {
                 return Ok((attr, Duration::ZERO));
             }
-            let stat = self.stat(caller, &key.path).await?;
+            let asked = self.stat(caller, &key.path).await;
             let attached = self.inodes.lock().attached(ino);
-            let (metadata, nlink) = match stat.found {
-                Some(found) if attached && key_of(key.path.clone(), &found) == key => (found, 1),
-                _ => match self.files.held(ino) {
-                    Some(handle) => (handle.metadata(), 0),
-                    None => return Err(stale(&key.path)),
-                },
+            let (metadata, nlink, ttl) = match (asked, self.files.held(ino)) {
+                (Ok(Stat { found: Some(found), asked }), _)
+                    if attached && key_of(key.path.clone(), &found) == key =>
+                {
+                    (found, 1, self.lifetime(self.tuning().attribute_lifetime, asked))
+                }
+                (Ok(stat), Some(handle)) => {
+                    (handle.metadata(), 0, self.lifetime(self.tuning().attribute_lifetime, stat.asked))
+                }
+                (Ok(_), None) => return Err(stale(&key.path)),
+                // The kernel asks before each read that goes beyond the end: who has it open reads on.
+                (Err(error), Some(handle))
+                    if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Unavailable) =>
+                {
+                    (handle.metadata(), u32::from(attached), Duration::ZERO)
+                }
+                (Err(error), _) => return Err(error),
             };
             let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
             let attr = Attr { nlink, ..Attr::new(ino, &metadata, ids, self.settings.block_bytes) };
-            Ok((attr, self.lifetime(self.tuning().attribute_lifetime, stat.asked)))
+            Ok((attr, ttl))
         })
         .await
     }

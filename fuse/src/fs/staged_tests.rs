@@ -144,6 +144,31 @@ async fn any_pattern_comes_to_the_store_at_fsync_and_close() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_write_is_seen_while_it_is_still_being_settled() {
+    let (store, dir) = scratch();
+    store.put(&path("/f"), "old").expect("put");
+    let fs = fs(&store, dir.path());
+    assert_eq!(content(&fs, "f").await.expect("there"), "old");
+    let (number, fh) = open(&fs, "f", TRUNCATE).await.expect("opened");
+    // Somebody reads it, so its last writer opens it for him: here that takes long.
+    let reader = fs.open(me(), number).await.expect("opened").fh;
+    let hang = store.inject(Injection::new(Fault::Hang).on(Operation::Open).at(&path("/f")));
+    let closed = async {
+        fs.flush(fh).await.expect("closed");
+        fs.release(fh).await;
+    };
+    let looked = async {
+        hang.reached(1).await;
+        let attr = fs.lookup(me(), ROOT, "f").await.expect("looked up").attr.expect("there");
+        hang.release();
+        attr
+    };
+    let ((), attr) = tokio::join!(closed, looked);
+    assert_eq!((attr.len, attr.ino), (0, number), "as it was written, not as it was remembered");
+    fs.release(reader).await;
+}
+
+#[tokio::test]
 async fn what_is_replaced_bequeaths_mode_and_owner() {
     let (store, dir) = scratch();
     store.put(&path("f"), "old bytes").expect("put");

@@ -44,6 +44,30 @@ fn kind<T: std::fmt::Debug>(outcome: Result<T>) -> ErrorKind {
     outcome.expect_err("an error").kind()
 }
 
+/// The kernel asks for attributes before a read that goes beyond the end of a file.
+#[tokio::test(start_paused = true)]
+async fn an_open_file_has_its_attributes_while_the_store_does_not_answer() {
+    let store = MemoryStore::new();
+    store.put(&path("f"), data(1, 10)).expect("put");
+    let mount = fs(&store);
+    let file = ino(&mount, ROOT, "f").await;
+    let fh = mount.open(me(), file).await.expect("opened").fh;
+    for kind_of in [ErrorKind::TimedOut, ErrorKind::Unavailable] {
+        after(Duration::from_secs(2)).await;
+        let outage = store.inject(Injection::new(Fault::Fail(kind_of)).on(Operation::Stat));
+        let (attr, ttl) = mount.getattr(me(), file).await.expect("known");
+        assert_eq!((attr.len, attr.nlink, ttl), (10, 1, Duration::ZERO));
+        outage.release();
+    }
+    let denied = store.inject(Injection::new(Fault::Fail(ErrorKind::PermissionDenied)).on(Operation::Stat));
+    assert_eq!(kind(mount.getattr(me(), file).await), ErrorKind::PermissionDenied, "an answer is an answer");
+    denied.release();
+    store.inject(Injection::new(Fault::Fail(ErrorKind::TimedOut)).on(Operation::Stat));
+    mount.release(fh).await;
+    after(Duration::from_secs(2)).await;
+    assert_eq!(kind(mount.getattr(me(), file).await), ErrorKind::TimedOut, "nobody has it open");
+}
+
 #[tokio::test(start_paused = true)]
 async fn numbers_follow_generations() {
     let store = MemoryStore::new();

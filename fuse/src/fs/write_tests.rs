@@ -96,6 +96,19 @@ async fn writers_and_readers_never_share_a_number() {
 }
 
 #[tokio::test]
+async fn an_editor_finds_that_it_writes_the_file_that_it_read() {
+    let store = MemoryStore::new();
+    let fs = fs(&store);
+    let read = put(&fs, "f", b"old").await;
+    let read = fs.getattr(me(), read).await.expect("known").0.ino;
+    let writer = open_to_write(&fs, "f", OpenFor::default()).await.expect("opened").fh;
+    let live = ino(&fs, "f").await.expect("there");
+    assert_ne!(live, read, "pages are not shared");
+    assert_eq!(fs.getattr(me(), live).await.expect("known").0.ino, read, "what fstat shows");
+    fs.release(writer).await;
+}
+
+#[tokio::test]
 async fn who_may_not_write_is_told_when_he_opens_or_cuts() {
     let store = MemoryStore::new();
     let fs = fs(&store);

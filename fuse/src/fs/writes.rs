@@ -12,6 +12,7 @@ use super::{
     Attr, Caller, FileSystem, Looked, NodeKey, key_of,
     live::{At, Live, Sink, staged::Staged, stream},
     no_handle, stale,
+    stats::Stat,
 };
 use crate::{
     cache::Stream,
@@ -323,9 +324,11 @@ impl FileSystem {
         let live = Arc::new(Live::new(path.clone(), store, metadata, sink));
         let mut inodes = self.inodes.lock();
         let replaced = if made { inodes.detach(path) } else { Vec::new() };
+        let before = inodes.number(&key);
         let ino = inodes.begin(key, live.clone());
         drop(inodes);
         let _ = live.shared.ino.set(ino);
+        let _ = live.shared.shown.set(if made { ino } else { before });
         for old in replaced {
             old.gone("replaced");
         }
@@ -469,9 +472,17 @@ impl FileSystem {
         }
         let settled = || live.writers() == 0 && !live.sink.keeps();
         if self.by_caller() || settled() {
-            let stat = self.stat(caller, path).await?;
-            let same = |found: &Arc<Metadata>| found.generation == live.shared.metadata().generation;
-            if settled() && !stat.found.as_ref().is_some_and(same) {
+            let is_another = |stat: &Stat| {
+                let generation = live.shared.metadata().generation;
+                stat.found.as_ref().is_none_or(|found| found.generation != generation)
+            };
+            let mut stat = self.stat(caller, path).await?;
+            if settled() && is_another(&stat) {
+                // What is remembered may be from before the end of the write.
+                self.stats.forget(path);
+                stat = self.stat(caller, path).await?;
+            }
+            if settled() && is_another(&stat) {
                 let mut inodes = self.inodes.lock();
                 if settled() {
                     live.gone("replaced");
@@ -496,7 +507,7 @@ impl FileSystem {
         Ok(Some(Looked { attr: Some(attr), ttl, attr_ttl: Duration::ZERO }))
     }
 
-    /// Attributes of what is being written.
+    /// Attributes of what is being written, with the number that programs are shown.
     pub(super) async fn live_attr(&self, ino: u64) -> Option<Attr> {
         let (live, attached) = {
             let inodes = self.inodes.lock();
@@ -506,7 +517,8 @@ impl FileSystem {
         let metadata = live.shared.metadata();
         let ids = self.owners.ids(&metadata.owner, &metadata.group).await;
         let nlink = u32::from(attached);
-        Some(Attr { nlink, ..Attr::new(ino, &metadata, ids, self.settings.block_bytes) })
+        let shown = live.shared.shown.get().copied().unwrap_or(ino);
+        Some(Attr { nlink, ..Attr::new(shown, &metadata, ids, self.settings.block_bytes) })
     }
 
     /// A reader of what is being written sees what was written when it reads.

@@ -21,7 +21,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 
 use super::translate::{
-    NO_GENERATION, attributes, blank, caller, errno, kind, open_flags, opened_for, reply_looked,
+    NO_GENERATION, attributes, blank, caller, errno, kind, new_text, open_flags, opened_for, reply_looked,
     reply_opened, send_xattr, set_time, text,
 };
 use crate::{
@@ -324,7 +324,7 @@ impl Filesystem for Callbacks {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (who, name) = (caller(request), text(name));
+        let (who, name) = (caller(request), new_text(name));
         let exclusive = flags & libc::O_EXCL != 0;
         let wanted = OpenFor { exclusive, ..opened_for(OpenFlags(flags)).unwrap_or_default() };
         self.answer(
@@ -424,7 +424,7 @@ impl Filesystem for Callbacks {
         if mode & libc::S_IFMT != libc::S_IFREG {
             return reply.error(self.refused(Errno::EPERM));
         }
-        let (who, name) = (caller(request), text(name));
+        let (who, name) = (caller(request), new_text(name));
         self.answer(
             FsOperation::Create,
             async move |fs: Arc<FileSystem>| fs.make_node(who, parent.0, &name?, mode).await,
@@ -433,7 +433,7 @@ impl Filesystem for Callbacks {
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        let (who, name) = (caller(request), text(name));
+        let (who, name) = (caller(request), new_text(name));
         self.answer(
             FsOperation::Mkdir,
             async move |fs: Arc<FileSystem>| fs.mkdir(who, parent.0, &name?, mode).await,
@@ -468,7 +468,7 @@ impl Filesystem for Callbacks {
             flags if flags.is_empty() => RenameMode::Replace,
             _ => return reply.error(self.refused(Errno::EINVAL)),
         };
-        let (who, name, to_name) = (caller(request), text(name), text(to_name));
+        let (who, name, to_name) = (caller(request), text(name), new_text(to_name));
         self.done(FsOperation::Rename, reply, async move |fs: Arc<FileSystem>| {
             fs.rename(who, (parent.0, &name?), (to_parent.0, &to_name?), mode).await
         });

@@ -32,6 +32,12 @@ pub(super) fn text(name: &OsStr) -> Result<String> {
     name.ok_or_else(|| Error::new(ErrorKind::NotFound, "a name that is not UTF-8"))
 }
 
+/// The name of what is to be made: one that the store cannot have is not merely absent.
+pub(super) fn new_text(name: &OsStr) -> Result<String> {
+    let name = name.to_str().map(str::to_owned);
+    name.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "a name that is not UTF-8"))
+}
+
 pub(super) fn kind(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,

@@ -9,7 +9,7 @@ mod table;
 mod unmount;
 
 pub use self::{
-    prepare::{check_device, prepare},
+    prepare::{check_apart, check_device, prepare},
     probe::{Health, probe},
     table::{MountEntry, locate, mounted_at, parse, read_table},
     unmount::{UnmountOutcome, abort, detach, unmount},

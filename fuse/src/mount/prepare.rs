@@ -70,6 +70,25 @@ fn check_directory(path: &Path, allow_nonempty: bool) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a mount at `dir` (as [`prepare`] gives it) that would cover `path`, which its own daemon works
+/// in: each call there would wait for the daemon that makes it. `what` names `path` in the message.
+pub fn check_apart(dir: &Path, what: &str, path: &Path) -> Result<()> {
+    let absolute = std::path::absolute(path).map_err(|error| Error::from_io(&error, path.display()))?;
+    // What is still to be made lies where the part of it lies that is there.
+    let there = absolute.ancestors().find_map(|part| fs::canonicalize(part).ok());
+    if !there.is_some_and(|there| there.starts_with(dir)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "mount point {0} would hide the {what} {1}, which the mount itself works in; choose another directory for one of them",
+            dir.display(),
+            path.display(),
+        ),
+    ))
+}
+
 /// Checks that this user can mount at all.
 pub fn check_device(allow_other: bool) -> Result<()> {
     match fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
@@ -149,5 +168,24 @@ mod tests {
             assert!(!error.message().contains('\n'));
         }
         prepare(dir.path(), true).expect("allowed to hide entries");
+    }
+
+    #[test]
+    fn a_mount_does_not_cover_what_its_daemon_works_in() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = root.path().join("store");
+        fs::create_dir_all(store.join("sub")).expect("made");
+        let dir = prepare(&store, true).expect("there");
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&store, &link).expect("made");
+        for hidden in [&*store, &store.join("sub"), &store.join("not/made/yet"), &link.join("sub")] {
+            let error = check_apart(&dir, "store", hidden).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.message().contains(&*hidden.to_string_lossy()), "{error}");
+        }
+        // Beside it, and above it as a store that has the mount point in it.
+        for apart in [root.path(), &root.path().join("storehouse"), Path::new("/")] {
+            check_apart(&dir, "store", apart).expect("nothing is hidden");
+        }
     }
 }

@@ -35,14 +35,8 @@ impl ControlSocket {
         sweep(&usual_socket(dir));
         match fs::symlink_metadata(path) {
             Ok(there) if std::os::unix::fs::FileTypeExt::is_socket(&there.file_type()) => {
-                if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                    return Err(Error::new(
-                        ErrorKind::AlreadyExists,
-                        format!(
-                            "control socket {} is in use; name another with --control-socket",
-                            path.display()
-                        ),
-                    ));
+                if let Ok(stream) = std::os::unix::net::UnixStream::connect(path) {
+                    return Err(in_use(stream, path, dir));
                 }
                 fs::remove_file(path).map_err(failed)?;
             }
@@ -58,6 +52,24 @@ impl ControlSocket {
         let link = link(path, dir);
         Ok(Self { path: path.into(), inode, link, listener: Some(listener) })
     }
+}
+
+/// Never taken from a daemon that answers, also when it was unmounted: at its end `fuser` 0.18 unmounts
+/// whatever is at its mount point by then.
+fn in_use(stream: std::os::unix::net::UnixStream, path: &Path, dir: &Path) -> Error {
+    let peer = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)?.peer_cred());
+    let pid = peer.ok().and_then(|peer| peer.pid());
+    let who = pid.map_or_else(|| "another process".into(), |pid| format!("process {pid}"));
+    let shown = path.display();
+    let message = if path == usual_socket(dir) {
+        format!(
+            "control socket {shown} is in use by {who}, whose mount was taken from {} while files of it are open; close them, or end that process",
+            dir.display()
+        )
+    } else {
+        format!("control socket {shown} is in use by {who}; name another with --control-socket")
+    };
+    Error::new(ErrorKind::AlreadyExists, message)
 }
 
 /// A socket without a daemon is looked at again after so long: one that is just being made does not

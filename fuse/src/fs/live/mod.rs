@@ -114,6 +114,9 @@ struct View {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) ino: std::sync::OnceLock<u64>,
+    /// The number that programs are shown: that of the file as it was opened. Editors compare it with what
+    /// they saw before, so that they do not write into another file.
+    pub(super) shown: std::sync::OnceLock<u64>,
     pub(super) store: StoreOf,
     view: RwLock<View>,
     /// Whether it got bytes of which the caches have not heard.
@@ -220,6 +223,7 @@ impl Live {
         let view = View { path, metadata, gone: None, reader: None };
         let shared = Shared {
             ino: Default::default(),
+            shown: Default::default(),
             store: StoreOf(store),
             view: RwLock::new(view),
             changed: AtomicBool::new(false),

@@ -297,8 +297,9 @@ impl Staged {
         }
         match placed? {
             Placed::There(metadata) => {
-                self.settle(file, upload.piece).await;
+                // In this order: who finds nothing left to send compares this with the store.
                 file.show(metadata);
+                self.settle(file, upload.piece).await;
             }
             Placed::Beside(beside) => {
                 let url = file.store.0.url().to_string();
