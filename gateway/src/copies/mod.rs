@@ -7,6 +7,7 @@
 pub(crate) mod adopt;
 mod assign;
 mod desk;
+mod drops;
 mod manifests;
 #[cfg(test)]
 mod tests;

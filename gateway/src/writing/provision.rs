@@ -235,10 +235,6 @@ impl Writing {
                     entries.push(Entry::Tombstone(id.clone(), None));
                     entries.push(Entry::Dispute(id.clone(), None));
                 }
-                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
-                    let record = Superseded { over: true, ..record.clone() };
-                    entries.push(Entry::Superseded(id.clone(), Some(record)));
-                }
                 Ok(Amendment::ledger(entries, lock))
             })
             .await;
@@ -257,7 +253,14 @@ impl Writing {
             Some(lock) if lock.token == token => {
                 let ship_from = if goes_on { lock.ship_from } else { 0 };
                 let lock = Lock { ready: true, base_change, ship_from, ..lock.clone() };
-                Ok(Amendment::ledger(vec![Entry::Lock(id, Some(lock))], ()))
+                let mut entries = vec![Entry::Lock(id.clone(), Some(lock))];
+                // Whoever wanted to write on has what he wanted. Not before: until then, and under a lock that
+                // only lays the segment out anew, people are told what was kept aside.
+                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                    let record = Superseded { over: true, ..record.clone() };
+                    entries.push(Entry::Superseded(id, Some(record)));
+                }
+                Ok(Amendment::ledger(entries, ()))
             }
             _ => Err(ApiError::new(
                 ErrorCode::Fenced,
