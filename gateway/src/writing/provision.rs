@@ -188,7 +188,9 @@ impl Writing {
                     self.routing.copies.acknowledged(id, lock.token, made.segment.change);
                     self.routing.copies.reconsider(id);
                     let answer = answer(id, &lock, worker, true, base.is_none(), schema, made.segment.size);
-                    let recovered = taken.filter(Taken::is_told).map(|taken| taken.told(made.recovered));
+                    let recovered = taken
+                        .filter(Taken::is_told)
+                        .map(|taken| taken.told(&worker.name, made.segment.change, made.recovered));
                     return Ok(ProvisionAnswer { recovered, ..answer });
                 }
                 Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
