@@ -50,6 +50,15 @@ impl SmallDisk {
         fs::write(&path, vec![1; mib << 20]).expect("there is room");
         path
     }
+
+    /// A file that takes all that is left of it.
+    fn fill(&self) -> PathBuf {
+        let path = self.path().join("fill");
+        let mut file = fs::File::create(&path).expect("a name takes no room");
+        let full = std::io::copy(&mut std::io::repeat(1), &mut file).expect_err("it is small");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        path
+    }
 }
 
 impl Drop for SmallDisk {
@@ -88,7 +97,8 @@ fn disk_full() {
     let ballast = disk.ballast(26);
     let gateway = Gateway::of(&dir.url());
     let data = disk.path().join("data").display().to_string();
-    let _worker = Worker::with_tier("hot", &dir.url(), &gateway, "small", &["--data", &data]);
+    let start = || Worker::with_tier("hot", &dir.url(), &gateway, "small", &["--data", &data]);
+    let mut worker = start();
     gateway.wait_workers(&["small"]);
     let api = gateway.api();
     raise(api, "seg001");
@@ -118,6 +128,17 @@ fn disk_full() {
     let count = || api.query("seg000", "select count(*) from filling").rows[0][0].clone();
     assert_eq!((count(), rows(api, "seg000")), (json!(acknowledged), FIRST.to_vec()), "nothing is lost");
 
+    // Back on a disk without a byte of room: what is there may be all that there is of it.
+    worker.kill();
+    let fill = disk.fill();
+    let _worker = start();
+    eventually("it is read again", LIMIT, || {
+        let reply = api.post_query("seg000", &json!({"sql": "select 1"}), "application/json");
+        reply.is_ok_and(|reply| reply.status == 200).then_some(())
+    });
+    assert_eq!((count(), rows(api, "seg000")), (json!(acknowledged), FIRST.to_vec()), "nothing is lost");
+
+    fs::remove_file(fill).expect("room again");
     fs::remove_file(ballast).expect("room again");
     eventually("writes go on", LIMIT, || {
         (execute(api, "seg000", "insert into filling values (1)").status == 200).then_some(())

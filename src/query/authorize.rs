@@ -135,6 +135,9 @@ const INTERNAL: [&str; 5] = ["sqlite_rename_", "sqlite_drop_", "sqlite_add_", "s
 /// ours, and nothing may outlast it in the connection.
 pub(super) fn decide_write(action: i32, first: &str, second: &str) -> Result<(), String> {
     let refused = |what: &str| Err(format!("{what} is not allowed"));
+    let temporary = || {
+        Err("something temporary is not allowed: a request leaves nothing behind but in the segment".into())
+    };
     match action {
         ffi::SQLITE_PRAGMA => {
             let named = |list: &[&str]| list.iter().any(|allowed| first.eq_ignore_ascii_case(allowed));
@@ -145,9 +148,7 @@ pub(super) fn decide_write(action: i32, first: &str, second: &str) -> Result<(),
             }
         }
         // What creating something temporary asks first.
-        ffi::SQLITE_INSERT if first.eq_ignore_ascii_case("sqlite_temp_master") => {
-            refused("something temporary: a request leaves nothing behind but in the segment")
-        }
+        ffi::SQLITE_INSERT if first.eq_ignore_ascii_case("sqlite_temp_master") => temporary(),
         ffi::SQLITE_FUNCTION if INTERNAL.iter().any(|start| second.starts_with(start)) => Ok(()),
         ffi::SQLITE_INSERT
         | ffi::SQLITE_UPDATE
@@ -166,7 +167,7 @@ pub(super) fn decide_write(action: i32, first: &str, second: &str) -> Result<(),
         | ffi::SQLITE_DROP_VIEW
         | ffi::SQLITE_DROP_VTABLE => Ok(()),
         ffi::SQLITE_TRANSACTION | ffi::SQLITE_SAVEPOINT => {
-            refused("a transaction of its own: each request is one")
+            Err("a transaction of its own is not allowed: each request is one".into())
         }
         ffi::SQLITE_CREATE_TEMP_INDEX
         | ffi::SQLITE_CREATE_TEMP_TABLE
@@ -175,9 +176,7 @@ pub(super) fn decide_write(action: i32, first: &str, second: &str) -> Result<(),
         | ffi::SQLITE_DROP_TEMP_INDEX
         | ffi::SQLITE_DROP_TEMP_TABLE
         | ffi::SQLITE_DROP_TEMP_TRIGGER
-        | ffi::SQLITE_DROP_TEMP_VIEW => {
-            refused("something temporary: a request leaves nothing behind but in the segment")
-        }
+        | ffi::SQLITE_DROP_TEMP_VIEW => temporary(),
         ffi::SQLITE_ATTACH => refused("ATTACH (or VACUUM)"),
         ffi::SQLITE_DETACH => refused("DETACH"),
         ffi::SQLITE_SELECT | ffi::SQLITE_READ | ffi::SQLITE_RECURSIVE | ffi::SQLITE_FUNCTION => {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::drops::Drops;
 use crate::{
     api::hot::{AssignedSegment, Assignment},
     segment::SegmentId,
@@ -64,7 +65,8 @@ impl Desks {
 
     /// What kept workers from giving something up may have gone.
     pub(super) fn reconsider_all(&mut self) {
-        for desk in self.desks.values_mut().filter(|desk| !desk.pending.is_empty()) {
+        for desk in self.desks.values_mut().filter(|desk| !desk.drops.is_empty()) {
+            desk.drops.all();
             desk.version += 1;
         }
     }
@@ -90,8 +92,7 @@ pub(super) struct Desk {
     log: VecDeque<(u64, SegmentId)>,
     /// The log is whole for whoever has this version or a later one.
     log_from: u64,
-    /// Not to be held, and perhaps still there; with the version in which the worker was first told so.
-    pending: HashMap<SegmentId, Option<u64>>,
+    drops: Drops,
 }
 
 impl Desk {
@@ -102,7 +103,7 @@ impl Desk {
             hold: HashMap::new(),
             log: VecDeque::new(),
             log_from: version,
-            pending: HashMap::new(),
+            drops: Drops::default(),
         }
     }
 
@@ -119,7 +120,7 @@ impl Desk {
         match segment {
             Some(segment) => {
                 self.hold.insert(id.clone(), segment);
-                self.pending.remove(id);
+                self.drops.remove(id);
                 self.log.push_back((self.version, id.clone()));
                 if self.log.len() > LOG_MAX
                     && let Some((version, _)) = self.log.pop_front()
@@ -129,7 +130,7 @@ impl Desk {
             }
             None => {
                 self.hold.remove(id);
-                self.pending.insert(id.clone(), None);
+                self.drops.add(id);
             }
         }
     }
@@ -137,52 +138,46 @@ impl Desk {
     /// The worker's manifest says that it has something of `id`, or has it no more.
     pub(super) fn reported(&mut self, id: &SegmentId, is_there: bool) {
         if !is_there {
-            self.pending.remove(id);
-        } else if !self.hold.contains_key(id) && !self.pending.contains_key(id) {
-            self.pending.insert(id.clone(), None);
+            self.drops.remove(id);
+        } else if !self.hold.contains_key(id) && !self.drops.contains(id) {
+            self.drops.add(id);
             self.version += 1;
         }
     }
 
     /// What kept the worker from giving `id` up may have gone.
     pub(super) fn reconsider(&mut self, id: &SegmentId) {
-        if self.pending.contains_key(id) {
+        if self.drops.contains(id) {
+            self.drops.add(id);
             self.version += 1;
         }
     }
 
-    /// What a worker that has version `since` does not know. `may_go`: whether a copy may be given up now;
-    /// `is_there`: whether the worker's manifest has it.
+    /// What a worker that has version `since` does not know, and what it may give up: of that a bounded number,
+    /// and the rest in the versions after. `may_go`: whether a copy may be given up now; `is_there`: whether
+    /// the worker's manifest has it.
     pub(super) fn tell(
         &mut self,
         since: Option<u64>,
         may_go: impl Fn(&SegmentId) -> bool,
         is_there: impl Fn(&SegmentId) -> bool,
     ) -> Assignment {
-        let base = since.filter(|since| (self.log_from..=self.version).contains(since));
-        // Told, and neither there nor coming: done with.
-        self.pending.retain(|id, told| {
-            let heard = told.is_some_and(|told| base.is_some_and(|base| base >= told));
-            !heard || is_there(id)
-        });
+        let version = self.version;
+        let base = since.filter(|since| (self.log_from..=version).contains(since));
         let hold = match base {
             None => self.hold.values().cloned().collect(),
             Some(base) => {
-                let mut changed: Vec<&SegmentId> =
-                    self.log.iter().filter(|(version, _)| *version > base).map(|(_, id)| id).collect();
+                let from = self.log.partition_point(|(version, _)| *version <= base);
+                let mut changed: Vec<&SegmentId> = self.log.range(from..).map(|(_, id)| id).collect();
                 changed.sort_unstable();
                 changed.dedup();
                 changed.into_iter().filter_map(|id| self.hold.get(id).cloned()).collect()
             }
         };
-        let mut drop = Vec::new();
-        for (id, told) in &mut self.pending {
-            if may_go(id) {
-                told.get_or_insert(self.version);
-                drop.push(id.to_string());
-            }
+        let (drop, more) = self.drops.tell(base, version, may_go, is_there);
+        if more {
+            self.version += 1; // it asks again
         }
-        drop.sort_unstable();
-        Assignment { version: self.version, base, hold, drop }
+        Assignment { version, base, hold, drop }
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod adopt;
 mod assign;
 mod desk;
+mod drops;
 mod manifests;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ pub use self::manifests::Written;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -85,6 +86,10 @@ pub struct Copies {
     /// Last transaction of each segment that was acknowledged through this gateway, and the token that it was
     /// written under: manifests are behind.
     acknowledged: Mutex<HashMap<SegmentId, (Token, u64)>>,
+    /// When placement last heard of a change, of segments that changed within the grace: their copies are to
+    /// follow.
+    news: Mutex<HashMap<SegmentId, Instant>>,
+    started: Instant,
     /// What rules keep hot; taken after the planner's lock, and for moments by whoever places.
     kept: Mutex<Kept>,
 }
@@ -118,6 +123,8 @@ impl Copies {
             planner: Mutex::default(),
             inner: Mutex::new(inner),
             acknowledged: Mutex::default(),
+            news: Mutex::default(),
+            started: tokio::time::Instant::now().into_std(),
             kept: Mutex::default(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{Copies, HotWorker};
 use crate::{
     api::hot::CopyState,
@@ -44,7 +46,7 @@ impl Copies {
                         );
                     }
                 }
-                if copy.state == CopyState::Available && copy.token.is_none() {
+                if copy.state == CopyState::Available && copy.token.is_none() && !self.is_news(&id) {
                     self.generation_fits(&id, worker, copy.generation, findings);
                 }
             }
@@ -79,6 +81,25 @@ impl Copies {
                 );
             }
         }
+    }
+
+    /// Whether the generation that the catalog names is younger than the grace that copies have, or nobody can
+    /// know: a copy of the one before is only on its way out.
+    pub(crate) fn is_news(&self, id: &SegmentId) -> bool {
+        let grace = self.rules.grace;
+        let is_recent = |at: &Instant| at.elapsed() < grace;
+        let is_young = match self.state.catalog().lookup(id) {
+            Lookup::Found(located) => {
+                let age_ms = (self.rules.clock)().abs_diff(located.facts.mtime_ms);
+                u128::from(age_ms) < grace.as_millis()
+            }
+            _ => false,
+        };
+        let heard = self.news.lock().get(id).copied().map(Instant::from_std);
+        is_young
+            || self.state.has_moved(id)
+            || heard.as_ref().is_some_and(is_recent)
+            || is_recent(&Instant::from_std(self.started))
     }
 
     fn generation_fits(

@@ -21,6 +21,11 @@ impl Copies {
         let (live, now) = live();
         let live = live.as_slice();
         let moved = self.state.take_moved();
+        {
+            let mut news = self.news.lock();
+            news.retain(|_, at| now < *at + self.rules.grace);
+            news.extend(moved.iter().map(|id| (id.clone(), now)));
+        }
         let draining: Vec<bool> = {
             let ledger = self.state.ledger();
             live.iter().map(|worker| ledger.is_draining(&worker.name)).collect()

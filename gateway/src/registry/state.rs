@@ -164,6 +164,11 @@ impl State {
         std::mem::take(&mut *self.moved.lock())
     }
 
+    /// Whether [`State::take_moved`] will name `id`.
+    pub fn has_moved(&self, id: &SegmentId) -> bool {
+        self.moved.lock().contains(id)
+    }
+
     /// Locked segments that changed in the catalog since the last call, or were put off.
     pub fn take_overtaken(&self) -> HashSet<SegmentId> {
         std::mem::take(&mut *self.overtaken.lock())

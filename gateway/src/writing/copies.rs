@@ -19,8 +19,7 @@ use crate::{
 impl Writing {
     /// Raises `id` to `copies` hot copies; `None`: as many as is usual.
     pub(crate) async fn raise(&self, id: &SegmentId, copies: Option<u32>) -> Result<RaiseAnswer, ApiError> {
-        // There is something to copy.
-        self.routing.resolve(id).await?;
+        self.something_to_copy(id).await?;
         let terms = self.routing.copies.terms(id);
         cold_range(id, &terms, "raised")?;
         let (least, most) = (terms.copies_minimum, terms.copies_maximum);
@@ -60,7 +59,7 @@ impl Writing {
         pinned: bool,
     ) -> Result<RaiseAnswer, ApiError> {
         if pinned {
-            self.routing.resolve(id).await?;
+            self.something_to_copy(id).await?;
             cold_range(id, &self.routing.copies.terms(id), "pinned")?;
         }
         let segment = id.clone();
@@ -74,6 +73,22 @@ impl Writing {
             vec![Entry::Pins(segment, pins)]
         })
         .await
+    }
+
+    async fn something_to_copy(&self, id: &SegmentId) -> Result<(), ApiError> {
+        match self.routing.resolve(id).await {
+            Err(error)
+                if error.code == ErrorCode::SegmentNotFound && self.state.ledger().lock(id).is_some() =>
+            {
+                Err(ApiError::new(
+                    ErrorCode::SegmentNotFound,
+                    format!(
+                        "segment {id} was never promoted: the store has nothing to copy; promote it first"
+                    ),
+                ))
+            }
+            resolved => resolved.map(drop),
+        }
     }
 
     async fn wish(

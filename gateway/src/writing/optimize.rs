@@ -59,6 +59,9 @@ impl Writing {
         };
         let place = self.place(id).await?;
         let Some(entry) = place.entry.clone() else {
+            if let Some(lock) = old.filter(|lock| lock.ready) {
+                return Err(refuse(&lock)); // never promoted
+            }
             return Err(ApiError::new(ErrorCode::SegmentNotFound, format!("there is no segment {id}")));
         };
         if let Some(old) = &old {

@@ -188,7 +188,9 @@ impl Writing {
                     self.routing.copies.acknowledged(id, lock.token, made.segment.change);
                     self.routing.copies.reconsider(id);
                     let answer = answer(id, &lock, worker, true, base.is_none(), schema, made.segment.size);
-                    let recovered = taken.filter(Taken::is_told).map(|taken| taken.told(made.recovered));
+                    let recovered = taken
+                        .filter(Taken::is_told)
+                        .map(|taken| taken.told(&worker.name, made.segment.change, made.recovered));
                     return Ok(ProvisionAnswer { recovered, ..answer });
                 }
                 Err(Failure::Refused(error)) if error.code != ErrorCode::NoRoom => {
@@ -235,10 +237,6 @@ impl Writing {
                     entries.push(Entry::Tombstone(id.clone(), None));
                     entries.push(Entry::Dispute(id.clone(), None));
                 }
-                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
-                    let record = Superseded { over: true, ..record.clone() };
-                    entries.push(Entry::Superseded(id.clone(), Some(record)));
-                }
                 Ok(Amendment::ledger(entries, lock))
             })
             .await;
@@ -257,7 +255,14 @@ impl Writing {
             Some(lock) if lock.token == token => {
                 let ship_from = if goes_on { lock.ship_from } else { 0 };
                 let lock = Lock { ready: true, base_change, ship_from, ..lock.clone() };
-                Ok(Amendment::ledger(vec![Entry::Lock(id, Some(lock))], ()))
+                let mut entries = vec![Entry::Lock(id.clone(), Some(lock))];
+                // Whoever wanted to write on has what he wanted. Not before: until then, and under a lock that
+                // only lays the segment out anew, people are told what was kept aside.
+                if let Some(record) = ledger.superseded(&id).filter(|record| !record.over) {
+                    let record = Superseded { over: true, ..record.clone() };
+                    entries.push(Entry::Superseded(id, Some(record)));
+                }
+                Ok(Amendment::ledger(entries, ()))
             }
             _ => Err(ApiError::new(
                 ErrorCode::Fenced,

@@ -60,9 +60,16 @@ impl Taken {
         })
     }
 
-    /// For the client: what became of the writes.
-    pub(super) fn told(&self, found: Option<HotRecovered>) -> Recovered {
+    /// For the client: what became of the writes. `worker`: who has the segment now, and `change`: the last
+    /// transaction of what it has.
+    pub(super) fn told(&self, worker: &str, change: u64, found: Option<HotRecovered>) -> Recovered {
         let lock = &self.lock;
+        // Nobody asked it, for nothing was shipped: it went on with its own.
+        let went_on = worker == lock.worker
+            && change > lock.base_change
+            && self.acknowledged.is_none_or(|acknowledged| change >= acknowledged);
+        let found = found
+            .or_else(|| went_on.then(|| HotRecovered { token: lock.token, change, files: 0, unused: None }));
         let change = match &found {
             Some(found) => found.change,
             None => lock.base_change,
@@ -181,5 +188,37 @@ impl Writing {
             self.clear(&name.path_in(directory)).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_that_takes_over_from_itself_has_what_it_wrote() {
+        let lock = Lock {
+            worker: "w".into(),
+            token: 7,
+            since_ms: 0,
+            schema: "default".into(),
+            directory: "/".into(),
+            base: None,
+            ready: true,
+            untold: None,
+            base_change: 2,
+            ship: None,
+            ship_from: 0,
+        };
+        let taken = Taken { lock, acknowledged: Some(23), same: true };
+        let own = taken.told("w", 23, None);
+        assert_eq!((own.change, own.acknowledged), (23, Some(23)));
+        assert!(own.note.contains("its transactions up to 23 are here"), "{}", own.note);
+        // It came back without its disk; it is another worker.
+        for (worker, change) in [("w", 0), ("other", 23)] {
+            let lost = taken.told(worker, change, None);
+            assert_eq!(lost.change, 2, "{worker}");
+            assert!(lost.note.contains("at least 23: what is between is on its disk alone"), "{}", lost.note);
+        }
     }
 }

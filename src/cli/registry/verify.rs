@@ -73,6 +73,7 @@ fn text(findings: &Findings) -> String {
         let how = match finding.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         text += &format!("{how} {} {}: {}\n", finding.kind, finding.subject, finding.text);
         text += &format!("    {}\n", finding.remedy);

@@ -22,7 +22,8 @@ use crate::{
     long_about = "Compare segments where their bytes are: what the registry names, what the store has, and every \
                   hot copy.\n\nWorkers read each file once and compare its checksum with the one that was kept, \
                   look at the SQLite header, and run PRAGMA integrity_check. Each thing that does not fit is named \
-                  with what to do, and the command ends with exit code 7 if there is any. Nothing is changed but a \
+                  with what to do, and the command ends with exit code 7 if there is any but notes: a copy that \
+                  is just following a new generation. Nothing is changed but a \
                   hot copy that is not what was copied: it is not used any more, and fetched anew. `segment work` \
                   shows how far it is, `segment cancel` or Ctrl-C end it."
 )]
@@ -91,6 +92,7 @@ fn row(answer: &VerifyAnswer) -> String {
         let how = match finding.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         };
         text += &format!("\n  {how} {}: {}\n      {}", finding.kind, finding.text, finding.remedy);
     }
@@ -157,6 +159,9 @@ mod tests {
             "WRONG    2.0 KiB  differs       -                -\n  error store_checksum: the bytes differ\n      \
              put a good file there"
         );
+        let mut following = answer();
+        following.findings = vec![Finding { severity: Severity::Note, ..differs.findings[0].clone() }];
+        assert!(row(&following).starts_with("sound ") && row(&following).contains("\n  note "));
         assert!(row(&VerifyAnswer { depth: Depth::Header, ..answer() }).contains("not read      header"));
         assert!(row(&VerifyAnswer { store: None, ..answer() }).contains("-  -"));
     }

@@ -17,7 +17,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -63,7 +63,12 @@ impl Data {
             Err(error) => return Err(error),
         };
         let next = clock.max(last.saturating_add(1));
-        replace(&path, next.to_string().as_bytes())?;
+        let text = next.to_string();
+        match replace(&path, text.as_bytes()) {
+            // What is here can be read all the same, and may be all that there is of it.
+            Err(full) if is_full(&full) => overwrite(&path, text.as_bytes()).map_err(|_| full)?,
+            replaced => replaced?,
+        }
         Ok(next)
     }
 
@@ -300,9 +305,34 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Writes over a file of the same length, which takes no room. Some bytes that lie in one sector.
+fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    if file.metadata()?.len() != bytes.len() as u64 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_over_is_of_the_same_length() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("epoch");
+        assert!(overwrite(&path, b"12").is_err(), "nothing is made");
+        fs::write(&path, b"12").expect("written");
+        overwrite(&path, b"34").expect("there");
+        assert!(overwrite(&path, b"567").is_err());
+        assert_eq!(fs::read(&path).expect("there"), b"34");
+    }
 
     #[test]
     fn an_epoch_rises_though_the_clock_does_not() {

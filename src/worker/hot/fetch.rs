@@ -120,7 +120,10 @@ pub(super) async fn fetch(
     let reader = store.open(&path, Some(wanted)).await.map_err(Failure::Failed)?;
     let size = reader.metadata().len;
     if let Some(ending) = find_log(store.as_ref(), &path).await.map_err(Failure::Failed)? {
-        let why = format!("there is a {ending} file beside it: checkpoint it first");
+        let why = format!(
+            "there is a {ending} file beside {path}: whoever wrote it has not finished; open it once with sqlite3 \
+             and set journal_mode=DELETE"
+        );
         return Err(Failure::Failed(Error::new(ErrorKind::Corrupt, why)));
     }
     // It may take the place of one that is here: both are, for a while.
@@ -230,6 +233,8 @@ pub(super) async fn fetch(
             if error.kind() == ErrorKind::Corrupt {
                 // From here it would go on with bytes that are not to be believed.
                 let _ = hot.data.remove_part(&segment.id);
+                let why = format!("{path} in the store cannot be used: {}", error.message());
+                return Err(Failure::Failed(Error::new(ErrorKind::Corrupt, why)));
             }
             Err(Failure::Failed(error))
         }

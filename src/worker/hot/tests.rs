@@ -40,6 +40,8 @@ pub(super) struct Gateway {
     leases: Mutex<Vec<LeaseRequest>>,
     /// What the next manifest is told to be fenced.
     fenced: Mutex<Vec<String>>,
+    /// What every manifest is told to be fenced.
+    lost: Mutex<Vec<String>>,
     /// The worker said something; it does so twenty times a second, and after each change.
     heard: tokio::sync::Notify,
 }
@@ -81,7 +83,8 @@ impl Registrar for Gateway {
             manifests.push(manifest.clone());
         }
         self.heard.notify_one();
-        let fenced = if send_all { Vec::new() } else { std::mem::take(&mut *self.fenced.lock()) };
+        let mut fenced = if send_all { Vec::new() } else { std::mem::take(&mut *self.fenced.lock()) };
+        fenced.extend(self.lost.lock().iter().filter(|_| !send_all).cloned());
         Ok(ManifestAnswer { send_all, fenced })
     }
 
@@ -594,4 +597,30 @@ async fn a_lock_that_was_lost_is_given_up_and_its_writes_are_kept() {
     assert_eq!(bench.refused("execute", 5, json!({"sql": "DELETE FROM t"})).await, "not_provisioned");
     let kept = bench.kept();
     assert_eq!((kept.len(), crate::query::test_numbers(&kept[0], SQL)), (1, vec![1, 2]));
+}
+
+/// It is tried until it succeeds, though nothing else changes meanwhile.
+#[tokio::test]
+async fn a_lock_that_was_lost_and_cannot_be_given_up_is_tried_again() {
+    let bench = Bench::new().await;
+    bench.provision(5, None).await;
+    bench.insert(5, 1).await;
+    // Its record cannot be written.
+    let shards = std::fs::read_dir(bench.dir.path().join("segments")).expect("a directory");
+    let mut shards = shards.map(|shard| shard.expect("an entry").path());
+    let shard = shards.find(|shard| shard.join("1234567.json").exists()).expect("a record");
+    let in_the_way = shard.join("1234567.json.new");
+    std::fs::create_dir(&in_the_way).expect("made");
+    bench.gateway.lost.lock().push("1234567".into());
+    bench.insert(5, 2).await; // the manifest changes with the next upkeep
+    let failed = bench.until(|shown| shown["reason"].is_string()).await;
+    assert_eq!((&failed["state"], &failed["token"]), (&json!("available"), &json!(5)), "{failed}");
+    // What changed by that is told as well, and fails in the same way.
+    let told = bench.gateway.manifests.lock().len();
+    let again =
+        bench.gateway.until(async || (bench.gateway.manifests.lock().len() >= told + 2).then_some(()));
+    again.await.expect("it tries again");
+    std::fs::remove_dir(&in_the_way).expect("empty");
+    bench.until(|shown| shown["state"] == "gone").await;
+    assert_eq!((bench.kept().len(), crate::query::test_numbers(&bench.kept()[0], SQL)), (1, vec![1, 2]));
 }

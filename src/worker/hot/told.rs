@@ -21,7 +21,7 @@ use super::Hot;
 
 /// Changes are collected for so long before the gateway is told of them.
 const MANIFEST_DELAY: Duration = Duration::from_millis(100);
-/// Pause after a call to the gateway that failed.
+/// Pause after a call to the gateway that failed, or a write lock that could not be given up.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Hot {
@@ -117,6 +117,7 @@ impl Hot {
     ) {
         let mut told: Option<u64> = None;
         let mut of_gateway = None;
+        let mut has_lost = false; // and what of that could not be given up
         loop {
             let said = lease.borrow_and_update().clone();
             let Some(said) = said else {
@@ -132,7 +133,7 @@ impl Hot {
             }
             let manifest = {
                 let entries = self.entries.lock();
-                (told != Some(entries.version())).then(|| entries.manifest(epoch, told))
+                (has_lost || told != Some(entries.version())).then(|| entries.manifest(epoch, told))
             };
             let Some(manifest) = manifest else {
                 tokio::select! {
@@ -148,9 +149,10 @@ impl Hot {
                 Ok(answer) if answer.send_all && told.is_some() => told = None,
                 Ok(answer) => {
                     told = Some(version);
+                    has_lost = false;
                     for id in answer.fenced {
                         if let Some(token) = tokens.get(&id) {
-                            self.lose_lock(&id, *token).await;
+                            has_lost |= !self.lose_lock(&id, *token).await;
                         }
                     }
                 }
@@ -167,7 +169,10 @@ impl Hot {
             }
             // Until the next heartbeat its word about what it knows is older than ours.
             if told.is_some() {
-                self.wait_for_change(&mut lease, version).await;
+                tokio::select! {
+                    () = self.wait_for_change(&mut lease, version) => {}
+                    () = sleep(RETRY), if has_lost => {}
+                }
             }
         }
     }
@@ -183,22 +188,34 @@ impl Hot {
         written.into_iter().filter_map(|id| token(&id).map(|token| (id, token))).collect()
     }
 
-    /// The write lock under `token` is not this worker's any more.
-    async fn lose_lock(self: &Arc<Self>, id: &str, token: Token) {
-        let Ok(id) = SegmentId::parse(id) else { return };
+    /// The write lock under `token` is not this worker's any more. `false`: it could not be given up.
+    async fn lose_lock(self: &Arc<Self>, id: &str, token: Token) -> bool {
+        let Ok(id) = SegmentId::parse(id) else { return true };
         // A token that came meanwhile is not the one that was lost: then this is refused.
         match self.lose(&id, token).await {
-            Ok(_) => tracing::warn!(segment = %id, token, "the write lock was lost to somebody else"),
-            Err(error) if error.code == ErrorCode::NotProvisioned => {}
-            Err(error) => {
-                tracing::error!(segment = %id, %error, "a lost write lock cannot be given up; trying again");
-                // Changes the manifest, so that the gateway says it again.
-                if let Some(segment) = self.find(id.as_str()) {
-                    segment.state.lock().refused = Some(error.message);
+            Ok(_) => {
+                tracing::warn!(segment = %id, token, "the write lock was lost to somebody else");
+                // What kept it from being given up before.
+                if let Some(segment) = self.find(id.as_str())
+                    && segment.state.lock().refused.take().is_some()
+                {
                     self.publish(&segment);
                 }
             }
+            Err(error) if error.code == ErrorCode::NotProvisioned => {}
+            Err(error) => {
+                // The gateway is asked once more: it alone knows whether it is still lost.
+                if let Some(segment) = self.find(id.as_str()) {
+                    let before = segment.state.lock().refused.replace(error.message.clone());
+                    if before.as_ref() != Some(&error.message) {
+                        tracing::error!(segment = %id, %error, "a lost write lock cannot be given up; trying again");
+                    }
+                    self.publish(&segment);
+                }
+                return false;
+            }
         }
+        true
     }
 
     async fn wait_for_change(&self, lease: &mut watch::Receiver<Option<LeaseAnswer>>, version: u64) {

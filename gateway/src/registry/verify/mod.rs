@@ -49,6 +49,8 @@ pub enum Severity {
     Error,
     /// It settles by itself, or only costs.
     Warning,
+    /// It is as it should be for the moment: what is under way, not something found.
+    Note,
 }
 
 /// All findings.

@@ -69,6 +69,13 @@ fn sound() -> (MemoryRegistry, State) {
             Entry::Token(9),
             Entry::Lock(id("100"), Some(lock(9, base))),
             Entry::Lock(id("new"), Some(lock(8, None))),
+            // The first version is built in.
+            Entry::Schema(SchemaInfo {
+                name: "default".into(),
+                version: 2,
+                created_ms: 0,
+                sql: String::new(),
+            }),
         ],
     );
     (registry, state)

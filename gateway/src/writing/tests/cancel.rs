@@ -14,6 +14,15 @@ async fn a_layout_gives_way_to_writers() {
     assert_eq!((&again["changed"], &again["generation"]), (&json!(false), &answer["generation"]), "{again}");
     home.provision("1001").await;
     assert_eq!(code(&optimize().await), (409, "locked"));
+    // Also where the store has nothing yet.
+    home.provision("new1").await;
+    let new = home.send("POST", "/v1/segments/new1/optimize", json!({})).await;
+    assert_eq!(code(&new), (409, "locked"));
+    for (method, path) in [("POST", "/v1/segments/new1/raise"), ("PUT", "/v1/segments/new1/pin/h0")] {
+        let refused = home.send(method, path, json!({})).await;
+        assert_eq!(code(&refused), (404, "segment_not_found"));
+        assert!(refused.1.to_string().contains("never promoted"), "{}", refused.1);
+    }
     let none = home.send("POST", "/v1/segments/none1/optimize", json!({})).await;
     assert_eq!(code(&none), (404, "segment_not_found"));
     assert!(home.temporaries().is_empty());

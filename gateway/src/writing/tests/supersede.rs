@@ -160,6 +160,38 @@ async fn the_holder_hears_of_it_later() {
     assert_eq!(home.execute("1001").await.1["change"], 1);
 }
 
+/// People are told what was kept aside until somebody can write again: not by a layout, which takes a lock for
+/// itself, nor by a provision that failed.
+#[tokio::test]
+async fn what_was_kept_aside_stays_in_sight() {
+    let home = Home::new(1).await;
+    let lock = home.provision("1001").await;
+    home.execute("1001").await;
+    home.store.replace(TARGET, 55, 7000);
+    home.look_around().await;
+    let file = format!("1001.{}.sqlite", lock["token"]);
+    let in_sight = async |after: &str| {
+        let over = list(&home).await["superseded"][0].clone();
+        assert_eq!((&over["kept"], &over["transactions"]), (&json!(file), &json!(1)), "{after}");
+        let refused = home.execute("1001").await;
+        assert_eq!(code(&refused), (409, "superseded"), "{after}");
+        let message = refused.1["error"]["message"].as_str().expect("a text");
+        assert!(message.contains(&file), "{after}: {message}");
+    };
+    in_sight("the lock ended").await;
+    let (status, answer) = home.send("POST", "/v1/segments/1001/optimize", json!({})).await;
+    assert_eq!((status, &answer["changed"]), (StatusCode::OK, &json!(true)), "{answer}");
+    in_sight("a layout").await;
+    home.workers[0].full.store(true, SeqCst);
+    let refused = home.send("POST", "/v1/segments/1001/provision", json!({})).await;
+    assert_eq!(refused.1["error"]["code"], "no_room", "{}", refused.1);
+    in_sight("a provision that failed").await;
+    home.workers[0].full.store(false, SeqCst);
+    home.provision("1001").await;
+    assert_eq!(list(&home).await["superseded"], Value::Null);
+    assert_eq!(home.show("1001").await["superseded"]["kept"], json!(file));
+}
+
 /// The holder comes back without its disk: nobody says that everything had been promoted.
 #[tokio::test]
 async fn the_holder_has_lost_its_data() {

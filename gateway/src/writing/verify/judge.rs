@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub(super) depth: Depth,
     /// What the registry names; `None`: it was provisioned, and never promoted.
     pub(super) named: Option<Facts>,
+    /// That generation is younger than the grace that copies have to follow.
+    pub(super) news: bool,
     /// Checksum that the registry keeps of that generation.
     pub(super) kept: Option<String>,
     /// What the store says of the path; `None`: nothing is there.
@@ -60,7 +62,7 @@ pub(super) fn judge(seen: Seen) -> VerifyAnswer {
     let findings = judge.findings;
     VerifyAnswer {
         segment: seen.segment.to_string(),
-        sound: findings.is_empty(),
+        sound: findings.iter().all(|finding| finding.severity == Severity::Note),
         path: seen.path,
         depth: seen.depth,
         store,
@@ -206,6 +208,30 @@ impl Judge<'_> {
         all
     }
 
+    /// The copy is of another generation than the registry names: no wonder while it follows a new one.
+    fn behind(&mut self, info: &CopyInfo) {
+        let worker = &info.worker;
+        let other = format!("the copy on worker {worker} is of another generation than the registry names");
+        let follows = "nothing: it is replaced, and no query is answered from it meanwhile";
+        let (severity, text, remedy) = match (&info.reason, info.state) {
+            (None, CopyState::Stale) => {
+                (Severity::Note, format!("{other}, which it is about to fetch"), follows)
+            }
+            _ if self.seen.news => (Severity::Note, format!("{other}, which is new"), follows),
+            (Some(why), _) => (
+                Severity::Warning,
+                format!("{other}, which it cannot fetch: {why}"),
+                "see to the reason: it tries again by itself, and no query is answered from it meanwhile",
+            ),
+            (None, _) => (
+                Severity::Warning,
+                format!("{other}, and has been for longer than `copies_grace`"),
+                "restart that worker, if it stays: it then tells anew what it has; no query is answered from it",
+            ),
+        };
+        self.add(severity, "copy_behind", text, remedy);
+    }
+
     fn copy(&mut self, info: &CopyInfo, found: &FileVerified) {
         let worker = &info.worker;
         if info.generation != found.generation {
@@ -214,10 +240,7 @@ impl Judge<'_> {
         }
         let named = self.seen.named.as_ref().map(|named| named.generation.to_string());
         if info.token.is_none() && named.is_some() && found.generation != named {
-            let text =
-                format!("the copy on worker {worker} is of another generation than the registry names");
-            let remedy = "nothing: it is replaced, and no query is answered from it meanwhile";
-            self.add(Severity::Warning, "copy_behind", text, remedy);
+            self.behind(info);
         }
         for flaw in &found.flaws {
             let text = format!("the copy on worker {worker} {}", flaw.text);

@@ -146,7 +146,8 @@ impl Writing {
         if facts(&after) != named {
             return Err(replaced(id));
         }
-        Ok(judge(Seen { segment: id.clone(), path, depth, named, kept, entry, read, copies }))
+        let news = self.routing.copies.is_news(id);
+        Ok(judge(Seen { segment: id.clone(), path, depth, named, news, kept, entry, read, copies }))
     }
 
     /// What the registry names; `None`: it was provisioned, and never promoted.

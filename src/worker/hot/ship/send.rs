@@ -357,7 +357,17 @@ impl Hot {
         writer.sync().await.map_err(of_store)?;
         writer.close().await.map_err(of_store)?;
         failpoint::pass("ship.before_rename").await;
-        let Err(error) = store.rename(&part, &target, false).await else { return Ok((sent, checksum)) };
+        let Err(error) = store.rename(&part, &target, false).await else {
+            // A create of an attempt before, which nobody knew the end of, may have come between the close
+            // and the rename: then that file, without our bytes, was renamed.
+            let there = store.stat(&target).await.map_err(of_store)?;
+            if there.len == sent {
+                return Ok((sent, checksum));
+            }
+            remove(store, &target).await;
+            let message = format!("{target} has {} bytes, and {sent} were sent to it", there.len);
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        };
         if error.kind() == ErrorKind::AlreadyExists {
             remove(store, &part).await;
             return Err(ApiError::new(ErrorCode::Conflict, format!("{target} is there already")));

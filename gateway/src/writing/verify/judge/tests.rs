@@ -45,6 +45,7 @@ fn seen() -> Seen {
         path: "/seg/seg001.sqlite".into(),
         depth: Depth::Full,
         named: Some(Facts { generation: generation(1), size: 4096, mtime_ms: 1_000 }),
+        news: false,
         kept: Some(SUM.into()),
         entry: Some(StoreEntry {
             name: "seg001.sqlite".into(),
@@ -59,7 +60,7 @@ fn seen() -> Seen {
 }
 
 fn kinds(answer: &VerifyAnswer) -> Vec<&str> {
-    assert_eq!(answer.sound, answer.findings.is_empty());
+    assert_eq!(answer.sound, answer.findings.iter().all(|finding| finding.severity == Severity::Note));
     for finding in &answer.findings {
         assert!(!finding.remedy.is_empty() && finding.subject == "seg001", "{finding:?}");
     }
@@ -133,6 +134,30 @@ fn bytes_in_the_store_that_are_not_right() {
         assert_eq!(kinds(&answer), [format!("store_{}", check.as_str())]);
         assert!(answer.findings[0].text.starts_with("/seg/seg001.sqlite in the store is wrong"));
     }
+}
+
+/// After a promotion copies follow: that is nothing found, unless it lasts.
+#[test]
+fn a_copy_may_be_behind_for_a_while() {
+    let behind = |news, state, reason: Option<&str>| {
+        let mut seen = Seen { news, ..seen() };
+        let copy = &mut seen.copies[0];
+        (copy.info.state, copy.info.reason) = (state, reason.map(str::to_owned));
+        let old = Some(generation(9).to_string());
+        (copy.info.generation, found(copy).generation) = (old.clone(), old);
+        let answer = judge(seen);
+        assert_eq!(kinds(&answer), ["copy_behind"]);
+        (answer.sound, answer.findings[0].severity, answer.findings[0].text.clone())
+    };
+    let note = |(sound, severity, _)| sound && severity == Severity::Note;
+    assert!(note(behind(true, CopyState::Available, None)), "the worker was not told yet");
+    assert!(note(behind(true, CopyState::Stale, None)));
+    assert!(note(behind(true, CopyState::Stale, Some("no room"))), "it tries again");
+    assert!(note(behind(false, CopyState::Stale, None)), "large ones take long, and others are before it");
+    let (sound, severity, text) = behind(false, CopyState::Stale, Some("no room"));
+    assert!(!sound && severity == Severity::Warning && text.contains("no room"), "{text}");
+    let (sound, severity, text) = behind(false, CopyState::Available, None);
+    assert!(!sound && severity == Severity::Warning && text.contains("copies_grace"), "{text}");
 }
 
 #[test]

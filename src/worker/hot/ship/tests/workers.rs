@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
 use springhouse_fuse::{
     error::ErrorKind,
     store::{
         Operation, Store, StorePath,
-        memory::{Fault, Injection, MemoryStore},
+        memory::{Fault, Injected, Injection, MemoryStore},
     },
 };
-use springhouse_gateway::{api::hot::TOKEN_HEADER, shipped::ShippedName};
+use springhouse_gateway::{api::hot::TOKEN_HEADER, segment::SegmentId, shipped::ShippedName};
 use tower::ServiceExt;
 
 use crate::worker::{Worker, WorkerSettings, hot::HotSettings, hot::tests::Gateway};
@@ -293,6 +294,43 @@ async fn a_restart_ships_nothing_under_a_lock_that_is_not_the_newest() {
     let bench = start(dir, &store).await;
     let status = bench.status().await;
     assert_eq!((&status["token"], &status["ship"]), (&json!(1), &Json::Null), "{status}");
+}
+
+/// What a store does that makes a file late: a create of an attempt before, between the close and the rename.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_made_late_is_not_taken_for_what_was_shipped() {
+    let id = SegmentId::parse("1234").expect("an id");
+    let store = MemoryStore::new();
+    // The head of a chain, and a change after one.
+    let late: Vec<_> = [1, 3]
+        .into_iter()
+        .map(|sequence| {
+            let part = ShippedName { whole: false, ..ShippedName::new(&id, 1, sequence) };
+            let empty = Injection::new(Fault::Replace(Bytes::new()));
+            store.inject(empty.on(Operation::Rename).at(&path(&part.path_in("/1"))).times(1))
+        })
+        .collect();
+    let first = fresh(&store).await;
+    first.good("/provision", 1, provision(None)).await;
+    for value in 1..=3 {
+        first.insert(1, value, None).await;
+        first.shipped(value).await;
+    }
+    assert_eq!(late.iter().map(Injected::hits).sum::<u64>(), 2, "both were made late");
+    let there = files(&store).await;
+    for name in &there {
+        let size = store.stat(&path(&name.path_in("/1"))).await.expect("there").len;
+        assert!(size > 0, "{name:?} of {there:?}");
+    }
+    first.lose();
+    let second = fresh(&store).await;
+    let made = second.good("/provision", 2, takeover(None, 1, 0)).await;
+    assert_eq!(
+        (&made["recovered"]["change"], &made["recovered"]["unused"]),
+        (&json!(3), &Json::Null),
+        "{made}"
+    );
+    assert_eq!(second.values(2).await, [1, 2, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
