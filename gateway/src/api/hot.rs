@@ -317,7 +317,8 @@ pub struct HotProvision {
     /// Ship what is committed; absent: no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ship: Option<Ship>,
-    /// Take up what former holders have shipped.
+    /// The lock that this one takes the place of: go on from what is here of it, or what was shipped. Writes under
+    /// another lock that nobody promoted are kept aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recover: Option<HotRecover>,
     /// The segment has been writable here under this token. A worker that knows nothing of that has lost its

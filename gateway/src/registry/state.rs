@@ -5,7 +5,10 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
@@ -112,6 +115,8 @@ pub struct State {
     moved_some: Notify,
     /// Locked segments of which the store may have a generation that their writes do not build upon.
     overtaken: Mutex<HashSet<SegmentId>>,
+    /// A write to disk failed, and may have had its effect: what is there may not be what is here.
+    unsure: AtomicBool,
     /// The last pass of discovery could not read the store at all.
     store_away: AtomicBool,
 }
@@ -135,6 +140,7 @@ impl State {
             moved: Mutex::default(),
             moved_some: Notify::new(),
             overtaken: Mutex::new(overtaken),
+            unsure: AtomicBool::new(false),
             store_away: AtomicBool::new(false),
         })
     }
@@ -213,6 +219,25 @@ impl State {
         self.write(&mut writer, &[], changes)
     }
 
+    /// Whether a write to disk failed, and nobody knows what came of it. See [`Self::make_sure`].
+    pub fn is_unsure(&self) -> bool {
+        self.unsure.load(SeqCst)
+    }
+
+    /// Writes what holds here over what a write that failed may have left: nothing may be promised under a lock
+    /// that is gone after a restart. Blocks.
+    pub fn make_sure(&self) -> Result<(), RegistryError> {
+        self.write_amends(&mut self.writer.lock())
+    }
+
+    fn write_amends(&self, writer: &mut Writer) -> Result<(), RegistryError> {
+        if !writer.amends.is_empty() {
+            // What is on disk is not what holds.
+            self.write(writer, &[], Vec::new())?;
+        }
+        Ok(())
+    }
+
     /// Decides under the lock of all changes, then makes the decision durable, then visible: nobody can
     /// come between. `decide` gets the ledger and the next token, which is its own if it writes it down.
     /// Blocks.
@@ -278,6 +303,7 @@ impl State {
             return Err(error);
         }
         writer.amends.drain(..amends);
+        self.unsure.store(!writer.amends.is_empty(), SeqCst);
         let mut delta = Delta::default();
         let (mut wished, mut locked) = (Vec::new(), Vec::new());
         for (path, (old, new)) in next {
@@ -307,6 +333,7 @@ impl State {
         for (path, (old, new)) in next {
             writer.amends.append(&mut row_changes(path, new.as_deref(), old.as_deref()));
         }
+        self.unsure.store(true, SeqCst);
         let ledger = self.ledger.read();
         writer.amends.extend(entries.iter().filter_map(|entry| ledger.row_of_the_same(entry)));
     }
@@ -389,10 +416,7 @@ impl State {
     /// Everything as it is at one moment. Changes wait for as long as it takes to read the ledger.
     pub(super) fn snapshot(&self) -> Result<Snapshot, RegistryError> {
         let mut writer = self.writer.lock();
-        if !writer.amends.is_empty() {
-            // What is on disk is not what holds.
-            self.write(&mut writer, &[], Vec::new())?;
-        }
+        self.write_amends(&mut writer)?;
         let mut ledger = Vec::new();
         self.registry.scan(&[LEDGER], Some(b"/"), &mut |key, value| {
             ledger.push((key.to_vec(), value.to_vec()));

@@ -71,6 +71,9 @@ impl Writing {
                             ),
                         ));
                     }
+                    if parts.status.is_success() {
+                        self.make_sure(id, repeatable).await?;
+                    }
                     if parts.status.is_success()
                         && let Some(change) = number(parts.headers.get(CHANGE_HEADER))
                     {
@@ -96,6 +99,21 @@ impl Writing {
                     return Err(unknown(id, "the deadline passed before its answer", repeatable));
                 }
             }
+        }
+    }
+
+    /// What was written under a lock must not be said to be done while the registry's disk may know another one.
+    async fn make_sure(&self, id: &SegmentId, repeatable: bool) -> Result<(), ApiError> {
+        if !self.state.is_unsure() {
+            return Ok(());
+        }
+        let state = self.state.clone();
+        match crate::blocking::run(move || state.make_sure()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                Err(unknown(id, &format!("the registry cannot be written ({error})"), repeatable))
+            }
+            Err(error) => Err(unknown(id, &error.to_string(), repeatable)),
         }
     }
 }

@@ -280,7 +280,7 @@ impl Writing {
         segment: &SegmentId,
         token: Token,
     ) -> Result<(), ApiError> {
-        if taken.is_some_and(|taken| taken.recover().is_some()) {
+        if taken.is_some_and(Taken::may_be_shipped) {
             return Ok(());
         }
         self.take_back(segment, token).await

@@ -51,9 +51,14 @@ impl Taken {
     }
 
     /// Whether anything may have been shipped that is of use.
+    pub(super) fn may_be_shipped(&self) -> bool {
+        self.same && (self.lock.ship.is_some() || self.lock.ship_from != 0)
+    }
+
+    /// What whoever has the segment now is to go on from. Also where nothing was shipped: its own writes are worth
+    /// something only if they were made under this very lock, not under one before.
     pub(super) fn recover(&self) -> Option<HotRecover> {
-        let shipped = self.lock.ship.is_some() || self.lock.ship_from != 0;
-        (shipped && self.same).then(|| HotRecover {
+        (self.may_be_shipped() || (self.same && self.lock.ready)).then(|| HotRecover {
             token: self.lock.token,
             from: self.ship_from(),
             promoted_change: self.lock.base_change,
@@ -68,8 +73,9 @@ impl Taken {
         let went_on = worker == lock.worker
             && change > lock.base_change
             && self.acknowledged.is_none_or(|acknowledged| change >= acknowledged);
-        let found = found
-            .or_else(|| went_on.then(|| HotRecovered { token: lock.token, change, files: 0, unused: None }));
+        let found = found.or_else(|| {
+            went_on.then_some(HotRecovered { token: lock.token, change, files: 0, unused: None })
+        });
         let change = match &found {
             Some(found) => found.change,
             None => lock.base_change,

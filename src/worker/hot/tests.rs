@@ -30,6 +30,7 @@ use super::{
     HotSettings,
 };
 
+mod lost;
 mod superseded;
 
 /// A gateway that grants, listens, and assigns what it is told to.
@@ -570,57 +571,4 @@ async fn an_upload_is_made_once() {
     assert_eq!(bench.refused("upload", 5, asked).await, "conflict", "whatever happened in between");
     assert_eq!(bench.store.stat(&path(&temporary)).await.expect("there").generation, there.generation);
     bench.good("upload", 5, json!({"temporary": format!("{PATH}._COPYING_.5.8")})).await;
-}
-
-#[tokio::test]
-async fn a_lock_that_was_lost_to_a_provision_that_came_to_nothing_is_given_up() {
-    let bench = Bench::new().await;
-    bench.provision(5, None).await;
-    bench.insert(5, 1).await;
-    // Its token is written down, and the generation that it names is not there.
-    let nowhere = json!({"path": PATH, "generation": format!("{:032x}", 7), "schema_sql": ""});
-    bench.refused("provision", 6, nowhere).await;
-    bench.gateway.fenced.lock().push("1234567".into());
-    let bench = bench.restart().await; // says all it has
-    bench.until(|shown| shown["state"] == "gone").await;
-    assert_eq!((bench.kept().len(), crate::query::test_numbers(&bench.kept()[0], SQL)), (1, vec![1]));
-}
-
-#[tokio::test]
-async fn a_lock_that_was_lost_is_given_up_and_its_writes_are_kept() {
-    let bench = Bench::new().await;
-    bench.provision(5, None).await;
-    bench.insert(5, 1).await;
-    bench.gateway.fenced.lock().push("1234567".into());
-    bench.insert(5, 2).await; // the manifest changes with the next upkeep
-    bench.until(|shown| shown["state"] == "gone").await;
-    assert_eq!(bench.refused("execute", 5, json!({"sql": "DELETE FROM t"})).await, "not_provisioned");
-    let kept = bench.kept();
-    assert_eq!((kept.len(), crate::query::test_numbers(&kept[0], SQL)), (1, vec![1, 2]));
-}
-
-/// It is tried until it succeeds, though nothing else changes meanwhile.
-#[tokio::test]
-async fn a_lock_that_was_lost_and_cannot_be_given_up_is_tried_again() {
-    let bench = Bench::new().await;
-    bench.provision(5, None).await;
-    bench.insert(5, 1).await;
-    // Its record cannot be written.
-    let shards = std::fs::read_dir(bench.dir.path().join("segments")).expect("a directory");
-    let mut shards = shards.map(|shard| shard.expect("an entry").path());
-    let shard = shards.find(|shard| shard.join("1234567.json").exists()).expect("a record");
-    let in_the_way = shard.join("1234567.json.new");
-    std::fs::create_dir(&in_the_way).expect("made");
-    bench.gateway.lost.lock().push("1234567".into());
-    bench.insert(5, 2).await; // the manifest changes with the next upkeep
-    let failed = bench.until(|shown| shown["reason"].is_string()).await;
-    assert_eq!((&failed["state"], &failed["token"]), (&json!("available"), &json!(5)), "{failed}");
-    // What changed by that is told as well, and fails in the same way.
-    let told = bench.gateway.manifests.lock().len();
-    let again =
-        bench.gateway.until(async || (bench.gateway.manifests.lock().len() >= told + 2).then_some(()));
-    again.await.expect("it tries again");
-    std::fs::remove_dir(&in_the_way).expect("empty");
-    bench.until(|shown| shown["state"] == "gone").await;
-    assert_eq!((bench.kept().len(), crate::query::test_numbers(&bench.kept()[0], SQL)), (1, vec![1, 2]));
 }

@@ -92,6 +92,32 @@ async fn provision_at_every_call() {
     .await;
 }
 
+/// The registry's disk fails with its effect, and the process goes on for a while.
+#[tokio::test]
+async fn no_write_is_acknowledged_under_a_lock_that_a_restart_does_not_know() {
+    let mut refused = 0;
+    for n in 0..100 {
+        let mut home = Home::new(2).await;
+        home.provision("1001").await;
+        home.crash().arm(n, true, false);
+        home.send("POST", "/v1/segments/1001/provision", json!({"takeover": true})).await;
+        let happened = home.crash().happened();
+        let locks = home.locks().await;
+        let (status, answer) = home.execute("1001").await;
+        home.restart().await;
+        home.crash().disarm();
+        if status.is_success() {
+            assert_eq!(home.locks().await[0]["token"], locks[0]["token"], "call {n}");
+        } else if code(&(status, answer)) == (503, "worker_lost") {
+            refused += 1;
+        }
+        if !happened {
+            break;
+        }
+    }
+    assert!(refused > 0, "it never came to that");
+}
+
 #[tokio::test]
 async fn takeover_at_every_call() {
     at_every_call(

@@ -56,3 +56,14 @@ async fn a_holder_that_lost_its_data_is_not_begun_anew_without_a_word() {
     let asked = home.workers[0].recovers.lock().last().copied().flatten().expect("taken up");
     assert_eq!(Some(asked.token), first["token"].as_u64());
 }
+
+/// The worker may still have writes of a lock before, and has not heard that it ended.
+#[tokio::test]
+async fn a_takeover_names_the_lock_whose_writes_count() {
+    let home = Home::with(1, |_| {}).await;
+    let first = home.provision("1001").await;
+    let taken = home.send("POST", TAKEOVER, json!({"takeover": true})).await;
+    assert_eq!(taken.0, StatusCode::OK, "{}", taken.1);
+    let asked = home.workers[0].recovers.lock().last().copied().flatten().expect("named");
+    assert_eq!((Some(asked.token), asked.from), (first["token"].as_u64(), asked.token));
+}
