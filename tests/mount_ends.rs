@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
@@ -26,7 +26,7 @@ use crate::{
 
 tests! {
     [Fuse] killed_worker, worker_killed_at_its_start, worker_at_a_terminal, impatient_stop, nobody_reads_the_log,
-        mounted_again_while_in_use;
+        mounted_again_while_in_use, what_is_mounted_meanwhile_stays;
     [Fuse, UserMounts] ordinary_user_after_a_crash;
 }
 
@@ -63,6 +63,35 @@ fn mounted_again_while_in_use() {
     });
     assert!(fs::read(point.path().join("file")).expect("a read") == bytes);
     assert_eq!(run(&["unmount", &at]).code, Some(0));
+}
+
+/// Detached while a file is open, and something else is mounted in its place: at its end the old daemon takes
+/// nothing away that is not its own.
+fn what_is_mounted_meanwhile_stays() {
+    let (root, other, point, sockets) = (scratch(), scratch(), scratch(), scratch());
+    fs::write(root.path().join("file"), "old").expect("a file");
+    fs::write(other.path().join("file"), "new").expect("a file");
+    let mount = |store: &Path, socket_name: &str| {
+        let socket = sockets.path().join(socket_name);
+        let mut command = springhouse();
+        command.args(["mount", "--log-format=json"]).arg(file_url(store)).arg(point.path());
+        command.arg("--control-socket").arg(socket);
+        let daemon = process::Process::start(socket_name, command);
+        eventually("it is mounted", LIMIT, || is_mounted(point.path()).then_some(()));
+        daemon
+    };
+    let mut before = mount(root.path(), "before");
+    let open = File::open(point.path().join("file")).expect("it opens");
+    unmount_lazily(point.path());
+    let mut after = mount(other.path(), "after");
+    drop(open);
+    assert!(
+        before.wait(LIMIT).is_some_and(|status| status.success()),
+        "the old daemon ends when its last file is closed"
+    );
+    assert_eq!(fs::read_to_string(point.path().join("file")).expect("it is there"), "new");
+    unmount_lazily(point.path());
+    assert!(after.wait(LIMIT).is_some_and(|status| status.success()));
 }
 
 /// Killed with files open on its mount, and in the middle of an answer.

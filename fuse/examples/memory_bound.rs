@@ -76,7 +76,7 @@ fn serve(arguments: &[String]) -> Outcome<()> {
     };
     let mut mounted = kernel::mount(fs, runtime.handle().clone(), &options)?;
     println!("mounted");
-    runtime.block_on(mounted.ended())?;
+    runtime.block_on(mounted.ended());
     Ok(())
 }
 

@@ -145,11 +145,16 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
     notify("READY=1");
 
     tokio::select! {
-        ended = mounted.ended() => {
+        () = mounted.ended() => {
             // The kernel does not wait for what closed files leave to be done.
             finish_writes(&fs, io).await;
+            if is_there(&dir, mount_id)? {
+                take_down(&dir, mount_id, &mut mounted).await?;
+                let why = format!("the mount at {} broke: the kernel's requests could not be read", dir.display());
+                return Err(Failure::new(Exit::Internal, why));
+            }
             tracing::info!(dir = %dir.display(), "unmounted");
-            return ended.map_err(|error| Failure::mount(&error));
+            return Ok(());
         }
         () = stop.requested() => {}
     }
@@ -206,8 +211,7 @@ async fn finish_writes(fs: &Arc<FileSystem>, io: &Runtime) {
 }
 
 async fn take_down(dir: &Path, mount_id: u64, mounted: &mut Mounted) -> Result<(), Failure> {
-    let there = mounted_at(dir).map_err(|error| Failure::mount(&error))?;
-    if there.is_none_or(|entry| entry.id != mount_id) {
+    if !is_there(dir, mount_id)? {
         return Ok(());
     }
     let point = dir.to_owned();
@@ -223,10 +227,14 @@ async fn take_down(dir: &Path, mount_id: u64, mounted: &mut Mounted) -> Result<(
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(Failure::mount(&error)),
     }
-    match tokio::time::timeout(BUSY_GRACE, mounted.ended()).await {
-        Ok(ended) => ended.map_err(|error| Failure::mount(&error)),
-        Err(_) => Ok(()),
-    }
+    let _ = tokio::time::timeout(BUSY_GRACE, mounted.ended()).await; // files may be open still
+    Ok(())
+}
+
+/// Whether what is mounted there is ours, and not what somebody mounted in its place.
+fn is_there(dir: &Path, mount_id: u64) -> Result<bool, Failure> {
+    let there = mounted_at(dir).map_err(|error| Failure::mount(&error))?;
+    Ok(there.is_some_and(|entry| entry.id == mount_id))
 }
 
 fn metrics(fs: &FileSystem, store: &store::OpenedStore) -> prometheus::Result<(Registry, Gauges)> {

@@ -63,7 +63,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         MountOptions { dir: dir.into(), source: url.clone(), allow_other: false, noexec: false, threads: 2 };
     let mut mounted = mount(fs.clone(), Handle::current(), &options)?;
     println!("mounted");
-    mounted.ended().await?;
+    mounted.ended().await;
     println!("{:?}", fs.snapshot().cache);
     for operation in opened.counters.snapshot().operations.iter().filter(|operation| operation.count > 0) {
         println!("{:?}: {} calls, {} bytes", operation.operation, operation.count, operation.bytes);

@@ -5,7 +5,7 @@ use std::{
     io,
     panic::AssertUnwindSafe,
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
@@ -18,7 +18,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use futures::FutureExt;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::translate::{
     NO_GENERATION, attributes, blank, caller, errno, kind, new_text, open_flags, opened_for, reply_looked,
@@ -41,11 +41,16 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 pub(super) struct Callbacks {
     fs: Arc<FileSystem>,
     runtime: Handle,
+    /// Dropped with the session, which tells of its end.
+    _lives: Lives,
 }
 
+/// Whoever waits for its end, and the thread of its upkeep.
+pub(super) type Lives = (watch::Sender<()>, mpsc::Sender<()>);
+
 impl Callbacks {
-    pub(super) fn new(fs: Arc<FileSystem>, runtime: Handle) -> Self {
-        Self { fs, runtime }
+    pub(super) fn new(fs: Arc<FileSystem>, runtime: Handle, lives: Lives) -> Self {
+        Self { fs, runtime, _lives: lives }
     }
 
     /// Runs `operation` and replies: here and now if it needs nothing but memory, else from a task.

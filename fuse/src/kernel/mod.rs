@@ -19,7 +19,7 @@ use tokio::{runtime::Handle, sync::watch};
 
 use self::callbacks::Callbacks;
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     fs::{FileSystem, Recalled},
     mount::{SUBTYPE, escape_option, is_root},
 };
@@ -48,16 +48,15 @@ pub struct MountOptions {
 /// A mount that is being served. It goes on when this is dropped; end it with [`crate::mount::unmount`].
 #[derive(Debug)]
 pub struct Mounted {
-    ended: watch::Receiver<Option<Result<()>>>,
+    /// Its sender lives as long as the session.
+    ended: watch::Receiver<()>,
 }
 
 impl Mounted {
-    /// Waits until the mount is gone, by whomever it was unmounted, and all its files are closed.
-    pub async fn ended(&mut self) -> Result<()> {
-        match self.ended.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
-            Err(_) => Err(Error::new(ErrorKind::Other, "the session threads died")),
-        }
+    /// Waits until the mount is gone, by whomever it was unmounted, and all its files are closed. If it is there
+    /// still, the session broke, and nobody answers any more.
+    pub async fn ended(&mut self) {
+        while self.ended.changed().await.is_ok() {}
     }
 }
 
@@ -82,23 +81,20 @@ pub fn mount(fs: Arc<FileSystem>, runtime: Handle, options: &MountOptions) -> Re
     if options.noexec {
         config.mount_options.push(MountOption::NoExec);
     }
-    let callbacks = Callbacks::new(fs.clone(), runtime.clone());
+    let (tell, ended) = watch::channel(());
+    let (stop_upkeep, stopped) = mpsc::channel::<()>();
+    let callbacks = Callbacks::new(fs.clone(), runtime.clone(), (tell, stop_upkeep));
     let session = Session::new(callbacks, &options.dir, &config).map_err(|error| {
         let reason = error.to_string();
         let kind = Error::from_io(&error, "").kind();
         Error::new(kind, format!("cannot mount at {}: {}", options.dir.display(), reason.trim()))
     })?;
     let notifier = session.notifier();
-    let (tell, ended) = watch::channel(None);
-    let (stop_upkeep, stopped) = mpsc::channel::<()>();
     spawn("fuse-upkeep", move || upkeep(&fs, &runtime, &notifier, &stopped))?;
-    spawn("fuse-session", move || {
-        let outcome = session
-            .run()
-            .map_err(|error| Error::new(ErrorKind::Other, format!("the FUSE session broke: {error}")));
-        drop(stop_upkeep);
-        tell.send_replace(Some(outcome));
-    })?;
+    let session = session.spawn().map_err(|error| Error::from_io(&error, "cannot start a thread"))?;
+    // At its end `fuser` unmounts whatever is mounted there by then, of whomever: it cannot tell a mount that
+    // was detached from one that is there. Whoever called this can, by the mount's number.
+    std::mem::forget(session);
     Ok(Mounted { ended })
 }
 
