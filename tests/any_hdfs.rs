@@ -123,7 +123,8 @@ fn encryption_zone() {
     let hdfs = Arc::new(Hdfs::own_with_encryption(&kms, "/secret"));
     let zone = format!("{}/secret", hdfs.url());
     let conf = format!("--hadoop-conf={}", hdfs.conf().display());
-    let mount = Mount::with(&zone, &[&conf]);
+    // What waits for a key server that is gone waits so long.
+    let mount = Mount::with(&zone, &[&conf, "--store-deadline=20s"]);
     let before = hdfs.block_files();
     // More than one HDFS block, and no multiple of anything.
     let bytes: Vec<u8> = b"a word that is easy to find; ".iter().copied().cycle().take(2_500_001).collect();

@@ -95,7 +95,8 @@ impl Stage {
         let points = files.path().join("points");
         let setting = format!("@{}", points.display());
         let environment = [(VARIABLE, setting.as_str())];
-        let gateway = Gateway::with_environment(&dir.url(), &[], &environment);
+        // Each of many deaths is waited for, and what is refused meanwhile is asked again.
+        let gateway = Gateway::with_environment(&dir.url(), &["--lease-ttl", "3s"], &environment);
         let worker = Worker::hot_with(&dir.url(), &gateway, &format!("{name}-1"), &[], &environment);
         gateway.wait_workers(&[&format!("{name}-1")]);
         Self { dir, gateway, worker, points, _files: files }
