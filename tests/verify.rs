@@ -363,8 +363,7 @@ fn other_bytes_under_the_same_generation() {
     });
     bytes[at] = b'N';
     let mtime_ms = dir.list("seg").iter().find(|file| file.name == "seg001.sqlite").expect("a file").mtime_ms;
-    dir.replace(&path, bytes);
-    dir.hdfs().web().set_mtime(&dir.path(&path), mtime_ms);
+    dir.replace_at(&path, bytes, mtime_ms);
     let (code, other) = verified(api, "seg001", &[]);
     assert_eq!(code, Some(7), "{other}");
     assert!(kinds(&other).contains(&"store_checksum".to_owned()), "{other}");

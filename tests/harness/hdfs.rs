@@ -369,6 +369,15 @@ impl HdfsDir {
         self.hdfs.web.rename_over(&self.path(&copy), &self.path(name));
     }
 
+    /// [`replace`](Self::replace) by a file that was last changed at `mtime_ms`: no look sees it with another
+    /// time.
+    pub fn replace_at(&self, name: &str, bytes: impl Into<Vec<u8>>, mtime_ms: u64) {
+        let copy = format!("{name}._COPYING_");
+        self.put(&copy, bytes);
+        self.hdfs.web.set_mtime(&self.path(&copy), mtime_ms);
+        self.hdfs.web.rename_over(&self.path(&copy), &self.path(name));
+    }
+
     pub fn read(&self, name: &str) -> Vec<u8> {
         self.hdfs.web.read(&self.path(name), None)
     }
