@@ -1,9 +1,13 @@
 //! The mount gives the store's bytes, names and attributes; docs/SEMANTICS.md.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, PermissionsExt},
+    },
     path::Path,
     process::Command,
 };
@@ -15,6 +19,7 @@ use proptest::{
 
 use crate::{
     harness::{
+        file_url,
         hdfs::{BLOCK_SIZE, Hdfs},
         mount::Mount,
         need::{self, NOBODY},
@@ -105,6 +110,16 @@ fn ordinary_tools() {
     mount.sh(format!("for f in plain empty a/b/c/deep; do cmp $f '{}'/$f; done", local.path().display()));
     let status = mount.try_sh("cat missing".as_ref(), std::time::Duration::from_secs(30)).expect("it ends");
     assert!(status.stderr.contains("No such file or directory"), "{status:?}");
+
+    let latin = OsStr::from_bytes(b"caf\xe9");
+    let invalid =
+        |result: std::io::Result<()>| result.map_err(|e| e.raw_os_error()) == Err(Some(libc::EINVAL));
+    assert!(invalid(fs::write(mount.file(latin), "x")) && invalid(fs::create_dir(mount.file(latin))));
+    assert!(invalid(fs::rename(mount.file("plain"), mount.file(latin))));
+    fs::write(local.path().join(latin), "x").expect("a local file");
+    let mount = Mount::of(&file_url(local.path()));
+    let listed = mount.sh("ls -A");
+    assert!(listed.contains("plain") && !listed.contains("caf"), "it is left out: {listed}");
 }
 
 fn attributes_are_the_stores() {
