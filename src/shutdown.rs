@@ -1,9 +1,9 @@
-//! Stopping: the first SIGTERM or SIGINT asks, the second one or a bound forces.
+//! Stopping: the first SIGTERM, SIGINT or SIGHUP asks, the second one or a bound forces.
 
 use std::time::Duration;
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
@@ -29,17 +29,23 @@ impl Shutdown {
         let failure = |error| Failure::new(Exit::Failed, format!("signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failure)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failure)?;
+        let mut hangup = match ignores_hangup() {
+            true => None,
+            false => Some(signal(SignalKind::hangup()).map_err(failure)?),
+        };
         let (asked, shutdown) = watch::channel(false);
         tokio::spawn(async move {
             let code = tokio::select! {
                 _ = terminate.recv() => 128 + 15,
                 _ = interrupt.recv() => 128 + 2,
+                () = next(&mut hangup) => 128 + 1,
             };
             tracing::info!("stopping; a second signal stops at once");
             let _ = asked.send(true);
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                () = next(&mut hangup) => {}
                 () = tokio::time::sleep(bound) => tracing::warn!("did not stop within {bound:?}: ends now"),
             }
             at_last();
@@ -52,5 +58,20 @@ impl Shutdown {
     pub async fn requested(mut self) {
         // The sender never goes before it has sent: it ends with the process.
         let _ = self.0.wait_for(|asked| *asked).await;
+    }
+}
+
+/// Whether whoever started us wants no end of a terminal to end us: `nohup` ignores the signal, and a
+/// handler would undo that. The mask of `/proc` has SIGHUP, signal 1, as its lowest bit.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 
 tests! {
     [Fuse] killed_worker, worker_killed_at_its_start, worker_at_a_terminal, impatient_stop, nobody_reads_the_log,
-        mounted_again_while_in_use, what_is_mounted_meanwhile_stays;
+        terminal_closes, mounted_again_while_in_use, what_is_mounted_meanwhile_stays;
     [Fuse, UserMounts] ordinary_user_after_a_crash;
 }
 
@@ -142,22 +142,48 @@ fn worker_at_a_terminal() {
     let mut worker = fuse_worker(&root, &gateway, "terminal");
     gateway.wait_workers(&["terminal"]);
     let mount = own_mount("terminal").expect("the worker's mount");
-    let answer = RawQuery::send(
-        gateway.api().address(),
-        "seg001",
-        &json!({ "sql": "select count(*), max(a.url || b.url) from crawled_url a, crawled_url b" }),
-        "application/x-ndjson",
-    );
-    eventually("the query runs", LIMIT, || {
-        let workers = gateway.api().get("/v1/workers").json();
-        (workers["workers"][0]["in_flight"] == 1).then_some(())
-    });
+    // 40 MB: more than the sockets on the way hold.
+    let sql = "with recursive c(n) as (select 1 union all select n + 1 from c limit 20000)
+        select n, (select url from crawled_url where id = n % 1500), hex(zeroblob(1000)) from c";
+    let mut answer =
+        RawQuery::send(gateway.api().address(), "seg001", &json!({ "sql": sql }), "application/x-ndjson");
+    answer.read_to(50_000);
     worker.process().interrupt_group();
     let (text, _) = answer.finish();
-    assert!(text.contains("{\"end\":"), "the answer that was on its way is whole: {text}");
+    let tail = text.lines().rev().take(3).collect::<Vec<_>>();
+    assert!(text.contains("{\"end\":"), "the answer that was on its way is whole: {tail:?}");
     let status = worker.process().wait(LIMIT).expect("it ends");
     assert_eq!(status.code(), Some(0), "{}", worker.process().transcript());
     assert!(!is_mounted(&mount));
+}
+
+/// A terminal that is closed ends what runs in its foreground, and leaves no dead mount; `nohup` keeps it.
+fn terminal_closes() {
+    let root = scratch();
+    fs::write(root.path().join("file"), "bytes").expect("a file");
+    let mut mount = Mount::of(&file_url(root.path()));
+    mount.daemon().signal(Signal::Hangup);
+    let status = mount.daemon().wait(LIMIT).expect("it ends");
+    assert_eq!((status.code(), is_mounted(&mount.path())), (Some(0), false), "exit status {status}");
+
+    let home = scratch();
+    let point = home.path().join("mnt");
+    fs::create_dir(&point).expect("a directory");
+    let mut command = springhouse();
+    let socket = home.path().join("c");
+    command.args(["mount", &file_url(root.path())]).arg(&point).arg("--control-socket").arg(&socket);
+    let mut kept = std::process::Command::new("sh");
+    kept.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    let mut daemon = process::Process::start("mount", with_environment_of(&command, kept));
+    daemon.stdout_line("that it is mounted", LIMIT, |line| line.contains("mounted").then_some(()));
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask").trim();
+    assert_eq!(u64::from_str_radix(ignored, 16).expect("a mask") & 1, 1, "{ignored}");
+    daemon.signal(Signal::Hangup);
+    assert_eq!(fs::read(point.join("file")).expect("it answers"), b"bytes");
+    daemon.signal(Signal::Term);
+    let status = daemon.wait(LIMIT).expect("it ends");
+    assert_eq!((status.code(), is_mounted(&point)), (Some(0), false), "exit status {status}");
 }
 
 /// A second signal ends the daemon at once, but not without its mount.

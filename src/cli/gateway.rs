@@ -16,7 +16,7 @@ pub struct Args {
     flags: Flags<roles::Gateway>,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM, SIGINT or SIGHUP.
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = super::configure(args.flags, |config| &config.log)?;
     super::block_on(serve::gateway(config))

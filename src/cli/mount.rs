@@ -36,7 +36,7 @@ pub struct Args {
     flags: Flags<roles::Mount>,
 }
 
-/// Mounts and serves until SIGTERM, SIGINT or an unmount; with `--daemon` until the mount answers.
+/// Mounts and serves until SIGTERM, SIGINT, SIGHUP or an unmount; with `--daemon` until the mount answers.
 pub fn run(args: Args) -> Result<(), Failure> {
     if !args.background && args.parent.is_none() {
         let daemon = args.daemon;

@@ -18,7 +18,7 @@ pub struct Args {
     flags: Flags<roles::Serve>,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM, SIGINT or SIGHUP.
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = super::configure(args.flags, |config| &config.log)?;
     super::block_on(serve::serve(config))

@@ -44,7 +44,7 @@ enum What {
     },
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM, SIGINT or SIGHUP.
 pub fn run(args: Args) -> Result<(), Failure> {
     if let Some(what) = args.what {
         return super::block_on(ask(what));

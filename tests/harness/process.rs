@@ -21,6 +21,7 @@ const SHOWN_LINES: usize = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     Term,
+    Hangup,
     Kill,
     Stop,
     Cont,
@@ -30,6 +31,7 @@ impl Signal {
     fn number(self) -> i32 {
         match self {
             Self::Term => libc::SIGTERM,
+            Self::Hangup => libc::SIGHUP,
             Self::Kill => libc::SIGKILL,
             Self::Stop => libc::SIGSTOP,
             Self::Cont => libc::SIGCONT,
