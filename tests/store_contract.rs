@@ -23,7 +23,8 @@ use crate::{
 tests! {
     [Hdfs] hdfs_outage_and_corruption_are_told_apart, hdfs_reads_around_corrupt_replicas,
         hdfs_odd_names_users_and_states, hdfs_keeps_the_contract, hdfs_does_what_the_model_does,
-        each_user_may_what_hdfs_lets_him, who_writes_keeps_others_from_writing, settings_of_new_files_and_limits, viewfs_puts_directories_together;
+        each_user_may_what_hdfs_lets_him, who_writes_keeps_others_from_writing,
+        what_is_deleted_while_it_is_written_is_not_found, settings_of_new_files_and_limits, viewfs_puts_directories_together;
 }
 
 /// Each operation is several calls to the NameNode.
@@ -190,17 +191,23 @@ const BLOCK: usize = BLOCK_SIZE as usize;
 /// Spoils the byte at `offset` of a file of these bytes, on one DataNode only.
 fn flip(hdfs: &Hdfs, datanode: usize, bytes: &[u8], offset: usize) {
     let start = offset / BLOCK * BLOCK;
+    let replicas = replicas(hdfs, datanode, &bytes[start..start + 64]);
+    assert_eq!(replicas.len(), 1, "the HDFS block has one replica on each DataNode");
+    let replica = File::options().write(true).open(&replicas[0]).expect("the replica");
+    replica.write_all_at(&[!bytes[offset]], (offset - start) as u64).expect("a flipped byte");
+}
+
+/// The files on a DataNode that begin with these 64 bytes.
+fn replicas(hdfs: &Hdfs, datanode: usize, begin: &[u8]) -> Vec<PathBuf> {
     let home = format!("data{datanode}");
     let mut replicas: Vec<PathBuf> = hdfs.block_files().into_iter().collect();
     replicas.retain(|path| {
         let mut head = [0; 64];
         path.iter().any(|part| part == home.as_str())
             && File::open(path).and_then(|replica| replica.read_exact_at(&mut head, 0)).is_ok()
-            && head == bytes[start..start + 64]
+            && head == begin
     });
-    assert_eq!(replicas.len(), 1, "the HDFS block has one replica on each DataNode");
-    let replica = File::options().write(true).open(&replicas[0]).expect("the replica");
-    replica.write_all_at(&[!bytes[offset]], (offset - start) as u64).expect("a flipped byte");
+    replicas
 }
 
 fn at(path: &str) -> StorePath {
@@ -292,6 +299,28 @@ fn who_writes_keeps_others_from_writing() {
         let closed = writer.close().await.map_err(|error| error.kind());
         assert_eq!(closed, Err(ErrorKind::NotFound), "deleted while it was written");
     });
+}
+
+/// Also where the DataNodes have heard of it before the writer closes.
+fn what_is_deleted_while_it_is_written_is_not_found() {
+    let dir = Hdfs::shared().dir("own-deleted");
+    let bytes = noise(15, 100_000);
+    dir.put("f", bytes.clone());
+    let options = StoreOptions { deadline: Duration::from_secs(20), ..options() };
+    let opened = open(&dir.url().parse().expect("a URL"), &options).expect("opens");
+    let mut writer = block_on(async {
+        let (mut writer, _) = opened.store.append(&at("/f")).await.expect("append");
+        writer.write(Bytes::from_static(b"!")).await.expect("write");
+        writer.sync().await.expect("sync");
+        writer.write(Bytes::from_static(b"!")).await.expect("write");
+        writer
+    });
+    let replicas: Vec<_> = (0..2).flat_map(|i| replicas(dir.hdfs(), i, &bytes[..64])).collect();
+    assert_eq!(replicas.len(), 2, "{replicas:?}");
+    dir.delete("f");
+    dir.hdfs().wait_blocks_gone(&replicas);
+    let synced = block_on(writer.sync()).map_err(|error| error.kind());
+    assert_eq!(synced, Err(ErrorKind::NotFound));
 }
 
 fn settings_of_new_files_and_limits() {
