@@ -113,7 +113,7 @@ fn fstab_line() {
          touch \"$MNT/new\"\n\
          id=$(springhouse cache stats --json \"$MNT\" | sed -n 's/^  \"pid\": \\([0-9]*\\),$/\\1/p')\n\
          umount \"$MNT\" && echo \"unmounted $id\"\n\
-         for i in $(seq 200); do kill -0 \"$id\" 2> /dev/null || break; sleep 0.05; done\n\
+         for i in $(seq 800); do kill -0 \"$id\" 2> /dev/null || break; sleep 0.05; done\n\
          kill -0 \"$id\" 2> /dev/null || echo daemon ended\n\
          grep -c \" $MNT \" /proc/self/mountinfo");
     let said = |words: &str| assert!(output.stdout.contains(words), "{words}: {output:?}");

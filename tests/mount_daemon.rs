@@ -35,7 +35,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn frozen_daemon_is_replaced() {
     let root = store();
     let gateway = Gateway::of(&file_url(root.path()));
-    let mut worker = worker(&root, &gateway);
+    // The worker takes its daemon for hung after so long.
+    let mut worker = worker(&root, &gateway, &["--store-deadline", "8s"]);
     gateway.query_works();
     let first = daemon_of(&mut worker);
     signal(first, "STOP");
@@ -46,13 +47,15 @@ fn frozen_daemon_is_replaced() {
     });
     eventually("queries go on", LIMIT, || gateway.api().ask("seg", json!({ "sql": "select n from t" })).ok());
     assert!(worker.process().exited().is_none(), "the worker lives, {:?} after the freeze", frozen.elapsed());
-    assert!(!PathBuf::from(format!("/proc/{first}/fd")).exists(), "the frozen one is gone");
+    eventually("the frozen one is gone", LIMIT, || {
+        (!PathBuf::from(format!("/proc/{first}/fd")).exists()).then_some(())
+    });
 }
 
 fn daemon_goes_with_its_worker() {
     let root = store();
     let gateway = Gateway::of(&file_url(root.path()));
-    let mut worker = worker(&root, &gateway);
+    let mut worker = worker(&root, &gateway, &[]);
     gateway.query_works();
     let daemon = daemon_of(&mut worker);
     let point = mount_point_of(daemon);
@@ -97,7 +100,10 @@ fn metrics_over_tcp() {
     let bytes = fs::metadata(&file).expect("stat").len();
     fs::read(&file).expect("a read");
     assert!(api.metric("springhouse_cache_fetched_bytes_total", "") >= bytes as f64);
+    // Of a file that nobody has open the kernel may forget the number at any time.
+    let open = fs::File::open(&file).expect("it opens");
     assert!(api.metric("springhouse_mount_inodes", "") >= 2.0);
+    drop(open);
     daemon.signal(Signal::Term);
     assert!(daemon.wait(LIMIT).is_some_and(|status| status.success()));
 }
@@ -107,17 +113,19 @@ fn control_socket() {
     let mut daemon = start(&root, &home, &[]);
     let socket = home.path().join("control");
     let client = ControlClient::new(&socket).expect("a client");
-    block_on(client.livez()).expect("it lives");
-    let stats = block_on(client.stats()).expect("statistics");
+    // The client waits for some seconds; a busy machine may need more of them.
+    let lives = || eventually("it lives", LIMIT, || block_on(client.livez()).ok());
+    lives();
+    let stats = eventually("statistics", LIMIT, || block_on(client.stats()).ok());
     assert_eq!((stats.pid, stats.dir), (daemon.id(), home.path().join("mnt")));
-    let metrics = block_on(client.metrics()).expect("metrics");
+    let metrics = eventually("metrics", LIMIT, || block_on(client.metrics()).ok());
     assert!(metrics.contains("springhouse_cache_hits_total"), "{metrics}");
     daemon.signal(Signal::Stop);
     let asked = Instant::now();
     block_on(client.livez()).expect_err("a frozen daemon does not answer");
     assert!(asked.elapsed() < LIMIT, "and nobody waits for it for ever");
     daemon.signal(Signal::Cont);
-    block_on(client.livez()).expect("it lives on");
+    lives();
     daemon.signal(Signal::Term);
     assert!(daemon.wait(LIMIT).is_some_and(|status| status.success()));
     assert!(!socket.exists(), "the socket goes with its daemon");
@@ -159,9 +167,8 @@ impl QueryWorks for Gateway {
     }
 }
 
-fn worker(root: &tempfile::TempDir, gateway: &Gateway) -> Worker {
-    let args = ["--access", "fuse", "--store-deadline", "3s"];
-    Worker::with(&file_url(root.path()), gateway, "w1", &args)
+fn worker(root: &tempfile::TempDir, gateway: &Gateway, more: &[&str]) -> Worker {
+    Worker::with(&file_url(root.path()), gateway, "w1", &[&["--access", "fuse"], more].concat())
 }
 
 fn try_daemon_of(worker: &mut Worker) -> Option<u32> {

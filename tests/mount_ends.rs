@@ -33,6 +33,9 @@ tests! {
 const LIMIT: Duration = Duration::from_secs(60);
 /// Workers killed at their start, each a little later than the one before.
 const STARTS: u64 = 10;
+/// Some 40 MB.
+const ANSWER: &str =
+    "select a.url || b.url, hex(zeroblob(1000)) from crawled_url a, crawled_url b limit 20000";
 const LONG_ANSWER: &str = "with recursive c(n) as (select 1 union all select n + 1 from c limit 900000)
     select n, (select max(url) from crawled_url where id = n % 100), hex(zeroblob(50)) from c";
 
@@ -139,15 +142,22 @@ fn worker_killed_at_its_start() {
 fn worker_at_a_terminal() {
     let root = store();
     let gateway = Gateway::of(&file_url(root.path()));
-    let mut worker = fuse_worker(&root, &gateway, "terminal");
+    let args = ["--access", "fuse", "--drain-max", "60s"];
+    let mut worker = Worker::with(&file_url(root.path()), &gateway, "terminal", &args);
     gateway.wait_workers(&["terminal"]);
     let mount = own_mount("terminal").expect("the worker's mount");
-    // 40 MB: more than the sockets on the way hold.
-    let sql = "with recursive c(n) as (select 1 union all select n + 1 from c limit 20000)
-        select n, (select url from crawled_url where id = n % 1500), hex(zeroblob(1000)) from c";
-    let mut answer =
-        RawQuery::send(gateway.api().address(), "seg001", &json!({ "sql": sql }), "application/x-ndjson");
+    // More than the sockets on its way take: it runs for as long as nobody reads on.
+    let mut answer = RawQuery::send(
+        gateway.api().address(),
+        "seg001",
+        &json!({ "sql": ANSWER, "timeout_ms": 120_000 }),
+        "application/x-ndjson",
+    );
     answer.read_to(50_000);
+    eventually("the query runs", LIMIT, || {
+        let workers = gateway.api().get("/v1/workers").json();
+        (workers["workers"][0]["in_flight"] == 1).then_some(())
+    });
     worker.process().interrupt_group();
     let (text, _) = answer.finish();
     let tail = text.lines().rev().take(3).collect::<Vec<_>>();

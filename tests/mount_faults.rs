@@ -32,7 +32,7 @@ const LARGE: usize = 64 << 20;
 /// Deadline given to mounts here, so that tests need not wait for the default.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// No cache and no readahead: every read asks the DataNodes.
-const UNCACHED: [&str; 6] = ["--store-deadline", "10s", "--memory-blocks", "0", "--readahead-max", "0"];
+const UNCACHED: [&str; 4] = ["--memory-blocks", "0", "--readahead-max", "0"];
 /// What a reader may take beyond the deadline: the kernel splits a read, and machines are busy.
 const SLACK: Duration = Duration::from_secs(30);
 /// Reads, one after the other, that would take far longer if their deadlines added up.
@@ -67,7 +67,7 @@ fn read_goes_on_after(hurt: fn(&Hdfs, usize)) {
 fn both_datanodes_stopped() {
     let hdfs = Arc::new(Hdfs::own());
     let (dir, bytes) = large_file(&hdfs);
-    let mount = Mount::with(&dir.url(), &UNCACHED);
+    let mount = Mount::with(&dir.url(), &[&UNCACHED[..], &["--store-deadline", "10s"]].concat());
     let file = Arc::new(File::open(mount.file("large")).expect("it opens"));
     let mut page = [0; 4096];
     file.read_exact_at(&mut page, 0).expect("a read while all is well");

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use crate::{
     harness::{
+        eventually,
         hdfs::{BLOCK_SIZE, Hdfs},
         process::{self, Process},
         scratch, segments,
@@ -19,16 +20,21 @@ tests! {
     [Hdfs] files_in_blocks_come_back, daemons_count_stop_and_start;
 }
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 fn a_command_that_hangs_is_killed() {
-    let mut sleep = Command::new("sleep");
-    sleep.arg("600");
-    let state = process::try_run(sleep, Duration::from_millis(50)).expect_err("it does not end");
-    assert_eq!(state, 'S');
+    // At first it may not sleep yet.
+    eventually("it is killed in its sleep", LIMIT, || {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("600");
+        let state = process::try_run(sleep, Duration::from_millis(50)).expect_err("it does not end");
+        (state == 'S').then_some(())
+    });
     let mut echo = Command::new("sh");
     echo.args(["-c", "echo one; echo two >&2; exit 3"]);
     let mut process = Process::start("echo", echo);
-    process.stderr_line("two", Duration::from_secs(10), |line| (line == "two").then_some(()));
-    let status = process.wait(Duration::from_secs(10)).expect("it ends");
+    process.stderr_line("two", LIMIT, |line| (line == "two").then_some(()));
+    let status = process.wait(LIMIT).expect("it ends");
     assert_eq!((status.code(), process.stdout().as_str()), (Some(3), "one\n"));
 }
 

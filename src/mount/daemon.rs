@@ -88,7 +88,11 @@ async fn serve(settings: &MountSettings, report: Report, io: &Runtime) -> Result
         Some(path) => path.clone(),
         None => control_socket_path(&dir).map_err(|error| Failure::mount(&error))?,
     };
-    let mut control = ControlSocket::bind(&socket, &dir).map_err(|error| Failure::mount(&error))?;
+    let bound = tokio::select! {
+        bound = ControlSocket::bind_in_turn(&socket, &dir) => bound,
+        () = stop.clone().requested() => return Ok(()),
+    };
+    let mut control = bound.map_err(|error| Failure::mount(&error))?;
     let scrapers = match settings.metrics_listen {
         Some(address) => Some(
             listen(address).await.map_err(|error| Failure::listen(address, "--metrics-listen", &error))?,

@@ -101,13 +101,13 @@ impl Hdfs {
         )
     }
 
-    /// One whose DataNodes report new HDFS blocks half a second late.
+    /// One whose DataNodes report new HDFS blocks up to two seconds late.
     pub fn own_that_reports_late() -> Self {
         Self::with(
             DATANODES,
             &[
                 ("dfs.heartbeat.interval", "1".to_owned()),
-                ("dfs.blockreport.incremental.intervalMsec", "500".to_owned()),
+                ("dfs.blockreport.incremental.intervalMsec", "2000".to_owned()),
             ],
         )
     }

@@ -84,11 +84,18 @@ pub fn state_home() -> PathBuf {
     state.get_or_insert_with(scratch).path().to_owned()
 }
 
+/// How long the mount of a worker that is gone may take to go as well.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
+
 /// Removes [`state_home`]; for the end of `main`. The mounts that somebody left in it.
 pub fn remove_state_home() -> Vec<PathBuf> {
     let Some(state) = STATE.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Vec::new() };
-    let left: Vec<PathBuf> =
-        mount::mounts().into_iter().filter(|point| point.starts_with(state.path())).collect();
+    let mounted = || -> Vec<PathBuf> {
+        mount::mounts().into_iter().filter(|point| point.starts_with(state.path())).collect()
+    };
+    // A worker that had to be killed does not wait for its daemon.
+    within(UNMOUNT_LIMIT, || mounted().is_empty().then_some(()));
+    let left = mounted();
     left.iter().for_each(|point| mount::unmount_lazily(point));
     left
 }

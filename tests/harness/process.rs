@@ -142,12 +142,22 @@ impl Process {
         panic!("{} does not say {what}: {state}\n{}", self.name, self.transcript());
     }
 
+    /// What it has written to standard error: all of it, once it was seen to have ended.
     pub fn stderr(&self) -> String {
-        self.stderr.text()
+        self.text_of(&self.stderr)
     }
 
+    /// The same of standard output.
     pub fn stdout(&self) -> String {
-        self.stdout.text()
+        self.text_of(&self.stdout)
+    }
+
+    fn text_of(&self, stream: &Lines) -> String {
+        // Its last lines may be on their way still.
+        if self.status.is_some() {
+            stream.wait_end(GO_LIMIT);
+        }
+        stream.text()
     }
 
     /// The last lines it wrote, for messages.
@@ -197,8 +207,6 @@ pub fn try_run(command: Command, limit: Duration) -> Result<Output, char> {
         process.signal(Signal::Kill);
         return Err(state);
     };
-    process.stdout.wait_end(GO_LIMIT);
-    process.stderr.wait_end(GO_LIMIT);
     Ok(Output { code: status.code(), stdout: process.stdout(), stderr: process.stderr() })
 }
 

@@ -169,7 +169,7 @@ fn looker(setup: &Setup) -> Arc<Looker> {
     Arc::new(Looker::new(setup.store.clone(), setup.state.clone(), metrics))
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_look_finds_refreshes_and_forgets() {
     let setup = Setup::new(old_store());
     setup.pass().await;
@@ -199,7 +199,7 @@ async fn a_look_finds_refreshes_and_forgets() {
     assert!(looker.look(&new, "/new".into()).await.is_err());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn looks_are_limited_and_single_flight() {
     let setup = Setup::new(old_store());
     let looker = looker(&setup);
@@ -215,7 +215,7 @@ async fn looks_are_limited_and_single_flight() {
     assert!(limited > 0, "1,000 looks in a moment are too many");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_lies_costs_few_looks() {
     let setup = Setup::new(old_store());
     setup.pass().await;

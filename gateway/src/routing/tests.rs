@@ -368,7 +368,7 @@ async fn a_worker_that_says_nothing_is_given_up_with_its_lease() {
     assert_eq!(fixture.send("POST", QUERY, "{}").await.0, StatusCode::OK);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_segment_that_could_not_be_looked_for_is_not_said_to_be_missing() {
     let fixture = Fixture::new().await;
     let mut seen = std::collections::BTreeSet::new();

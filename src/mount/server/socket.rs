@@ -9,7 +9,10 @@ use std::{
 
 use nix::unistd::geteuid;
 use springhouse_fuse::error::{Error, ErrorKind, Result};
-use tokio::net::{UnixListener, UnixStream, unix};
+use tokio::{
+    net::{UnixListener, UnixStream, unix},
+    time::{Instant, sleep},
+};
 
 use super::super::control::{make_runtime_dir, usual_socket};
 
@@ -27,9 +30,26 @@ pub(in crate::mount) struct ControlSocket {
 }
 
 impl ControlSocket {
+    /// [`Self::bind`]; where the daemon whose mount was at `dir` before is just ending, in its turn.
+    pub(in crate::mount) async fn bind_in_turn(path: &Path, dir: &Path) -> Result<Self> {
+        let end = Instant::now() + ENDING_MAX;
+        loop {
+            match Self::bind(path, dir) {
+                Err(error)
+                    if error.kind() == ErrorKind::AlreadyExists
+                        && path == usual_socket(dir)
+                        && Instant::now() < end =>
+                {
+                    sleep(ENDING_POLL).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Binds `path` for this user only, for the mount at `dir`. What lies there of a daemon that died is
     /// replaced; the mount point is known to be free, so nobody serves it.
-    pub(in crate::mount) fn bind(path: &Path, dir: &Path) -> Result<Self> {
+    fn bind(path: &Path, dir: &Path) -> Result<Self> {
         let failed = |error: io::Error| Error::from_io(&error, format!("control socket {}", path.display()));
         make_runtime_dir(path)?;
         sweep(&usual_socket(dir));
@@ -53,6 +73,11 @@ impl ControlSocket {
         Ok(Self { path: path.into(), inode, link, listener: Some(listener) })
     }
 }
+
+/// How long the daemon that served a directory before may take to end. Who unmounts does not wait for it, and it
+/// may have writes to finish.
+const ENDING_MAX: Duration = Duration::from_secs(15);
+const ENDING_POLL: Duration = Duration::from_millis(20);
 
 /// Never taken from a daemon that answers, also when it was unmounted: at its end `fuser` 0.18 unmounts
 /// whatever is at its mount point by then.

@@ -46,12 +46,19 @@ pub(super) struct Dir {
     /// Opening the file of this path is not answered.
     mute: Mutex<Option<&'static str>>,
     speaks: Condvar,
+    /// Threads to which that happens.
+    waiting: AtomicU64,
 }
 
 impl Dir {
     fn set_mute(&self, path: Option<&'static str>) {
         *self.mute.lock() = path;
         self.speaks.notify_all();
+    }
+
+    /// Whether somebody waits for the file that is not answered.
+    fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -61,7 +68,9 @@ impl SegmentFiles for Dir {
     }
 
     fn open(&self, path: &str) -> Result<OpenFile, ApiError> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         self.speaks.wait_while(&mut self.mute.lock(), |mute| *mute == Some(path));
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(&path[1..]);
         let file = File::open(&path).map_err(|e| from_io(&e))?;
@@ -135,6 +144,7 @@ impl Bench {
             hints: Mutex::default(),
             mute: Mutex::default(),
             speaks: Condvar::new(),
+            waiting: AtomicU64::new(0),
         });
         let registry = Registry::new();
         let engine = Engine::start(settings, files.clone(), &registry).expect("an engine");

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use hdfs_native::file::FileWriter;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     client::Connection,
@@ -23,6 +23,9 @@ const REPORT_WAIT: Duration = Duration::from_secs(1);
 /// How often it is tried whether a file can be opened anew: the last HDFS block is recovered at the next
 /// heartbeat of its DataNode, at most 3 s later by default.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
+
+/// This part of the deadline is left for the question what became of a file of which DataNodes say nothing.
+const ASKING_PART: u32 = 20;
 
 /// A file being written to HDFS.
 pub(super) struct HdfsWriter {
@@ -50,7 +53,16 @@ impl HdfsWriter {
             return Err(Error::new(ErrorKind::Other, message));
         };
         let work = work(file);
-        let (file, outcome) = self.connection.run(&self.path, async { Ok(work.await) }).await?;
+        let deadline = self.connection.deadline();
+        let limit = deadline - deadline / ASKING_PART;
+        // A DataNode that has heard of a deletion ends the connection. The client, when it has sent all it had,
+        // goes on waiting for more to send.
+        let Ok(ended) = timeout(limit, self.connection.run(&self.path, async { Ok(work.await) })).await
+        else {
+            let message = format!("{}: DataNodes gave no answer within {limit:?}", self.path);
+            return Err(self.failure(Error::new(ErrorKind::TimedOut, message)).await);
+        };
+        let (file, outcome) = ended?;
         self.file = Some(file);
         Ok(outcome)
     }
@@ -58,7 +70,7 @@ impl HdfsWriter {
     /// What a failed step means. A DataNode that hears of a deletion before the writer does says only that
     /// it has no such replica: what became of the file the NameNode knows.
     async fn failure(&self, error: Error) -> Error {
-        if !matches!(error.kind(), ErrorKind::Other | ErrorKind::Unavailable) {
+        if !matches!(error.kind(), ErrorKind::Other | ErrorKind::Unavailable | ErrorKind::TimedOut) {
             return error;
         }
         match file_status(&self.connection, &self.path).await {
