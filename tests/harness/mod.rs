@@ -76,6 +76,9 @@ pub fn scratch() -> tempfile::TempDir {
     dir
 }
 
+/// How long a mount daemon may take to see that its worker is gone, and to unmount.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
+
 static STATE: Mutex<Option<tempfile::TempDir>> = Mutex::new(None);
 
 /// Where processes started here keep what they would keep in their user's home.
@@ -87,8 +90,12 @@ pub fn state_home() -> PathBuf {
 /// Removes [`state_home`]; for the end of `main`. The mounts that somebody left in it.
 pub fn remove_state_home() -> Vec<PathBuf> {
     let Some(state) = STATE.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Vec::new() };
-    let left: Vec<PathBuf> =
-        mount::mounts().into_iter().filter(|point| point.starts_with(state.path())).collect();
+    let left = || -> Vec<PathBuf> {
+        mount::mounts().into_iter().filter(|point| point.starts_with(state.path())).collect()
+    };
+    // A daemon whose worker was killed unmounts by itself, after it.
+    within(UNMOUNT_LIMIT, || left().is_empty().then_some(()));
+    let left = left();
     left.iter().for_each(|point| mount::unmount_lazily(point));
     left
 }
