@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     harness::{
-        demo_binary,
+        demo_binary, eventually,
         http::Api,
         mount::mounts,
         process::{self, Process, children_of},
@@ -116,9 +116,8 @@ fn everything_below(id: u32) -> Vec<u32> {
 }
 
 fn leaves_nothing(temp: &std::path::Path, started: &[u32]) {
-    let alive: Vec<&u32> =
-        started.iter().filter(|id| !['-', 'Z'].contains(&process::state_of(**id))).collect();
-    assert!(alive.is_empty(), "still running: {alive:?} of {started:?}");
+    let is_over = |id: &u32| ['-', 'Z'].contains(&process::state_of(*id));
+    eventually("all that it started is gone", LIMIT, || started.iter().all(is_over).then_some(()));
     let mounted: Vec<_> = mounts().into_iter().filter(|point| point.starts_with(temp)).collect();
     assert!(mounted.is_empty(), "{mounted:?}");
     let left: Vec<_> = std::fs::read_dir(temp).expect("the temp dir").flatten().map(|e| e.path()).collect();

@@ -23,7 +23,7 @@ use crate::{
         process::Process,
         scratch, segments,
     },
-    life::{execute, good, names, of, post, provision, refused, send},
+    life::{good, kept, names, of, post, provision, refused, send},
     registry::tests,
 };
 
@@ -31,7 +31,7 @@ tests! {
     [Hdfs] killed_at_every_point, promotions_at_once, foreign_file_in_a_promotion, lost_answer_and_takeover;
 }
 
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// So long after an operation the process that it kills is dead, or it is tried once more.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -89,14 +89,18 @@ pub struct Stage {
 impl Stage {
     /// `ids` are in the store.
     pub fn new(name: &str, ids: &[String]) -> Self {
+        Self::with(name, ids, &[])
+    }
+
+    /// With further arguments of the gateway.
+    fn with(name: &str, ids: &[String], args: &[&str]) -> Self {
         let dir = Hdfs::shared().dir(name);
         ids.iter().for_each(|id| put(&dir, id, &FIRST));
         let files = scratch();
         let points = files.path().join("points");
         let setting = format!("@{}", points.display());
         let environment = [(VARIABLE, setting.as_str())];
-        // Each of many deaths is waited for, and what is refused meanwhile is asked again.
-        let gateway = Gateway::with_environment(&dir.url(), &["--lease-ttl", "3s"], &environment);
+        let gateway = Gateway::with_environment(&dir.url(), args, &environment);
         let worker = Worker::hot_with(&dir.url(), &gateway, &format!("{name}-1"), &[], &environment);
         gateway.wait_workers(&[&format!("{name}-1")]);
         Self { dir, gateway, worker, points, _files: files }
@@ -140,8 +144,10 @@ impl Stage {
         })
     }
 
+    /// Once, however often it has to be asked.
     pub fn insert(&self, id: &str, row: i64) {
-        good(&execute(self.api(), id, &format!("insert into t values ({row})")));
+        let (key, body) = (row.to_string(), json!({ "sql": format!("insert into t values ({row})") }));
+        good(&self.insist(&Method::POST, &of(id, "execute"), &[("idempotency-key", &key)], &body));
     }
 
     /// What a client sees.
@@ -236,10 +242,9 @@ impl Stage {
             Story::Release => {
                 let reply = self.insist(&Method::POST, &of(id, "release"), &[], &json!({ "force": true }));
                 assert!(reply.status == 204 || refused(&reply).1 == "not_provisioned", "{}", reply.body);
-                let kept = eventually("what was written is kept aside", LIMIT, || {
-                    names(&self.kept()).into_iter().find(|name| name.starts_with(id))
-                });
-                assert_eq!(rows_of(&self.kept().join(kept)), [1, 2, 3, 10]);
+                let aside =
+                    eventually("what was written is kept aside", LIMIT, || kept(&self.worker.copies(), id));
+                assert_eq!(rows_of(&self.kept().join(aside)), [1, 2, 3, 10]);
                 good(&self.insist(&Method::POST, &of(id, "provision"), &[], &json!({})));
                 assert_eq!(self.rows(id), FIRST);
             }
@@ -317,7 +322,8 @@ fn killed_at_every_point() {
     let points: Vec<(&str, Story)> =
         POINTS.into_iter().filter_map(|point| Some((point, story(point)?))).collect();
     let ids: Vec<String> = (0..points.len()).map(id).collect();
-    let mut stage = Stage::new("killed", &ids);
+    // Each of many deaths is waited for, and what is refused meanwhile is asked again.
+    let mut stage = Stage::with("killed", &ids, &["--lease-ttl", "3s"]);
     let mut kept = BTreeSet::new();
     for (id, (point, story)) in ids.iter().zip(points) {
         stage.prepare(story, id);
@@ -430,8 +436,8 @@ fn lost_answer_and_takeover() {
     assert_eq!((&taken["worker"], &lock["worker"]), (&json!("lost-2"), &json!("lost-1")));
     assert_eq!(stage.rows(id), [1, 2, 3, 10], "what was promoted");
     stage.insert(id, 12);
-    let kept = eventually("the later write is kept aside", LIMIT, || names(&stage.kept()).pop());
-    assert_eq!(rows_of(&stage.kept().join(kept)), [1, 2, 3, 10, 11]);
+    let aside = eventually("the later write is kept aside", LIMIT, || kept(&stage.worker.copies(), id));
+    assert_eq!(rows_of(&stage.kept().join(aside)), [1, 2, 3, 10, 11]);
     good(&stage.insist(&Method::POST, &of(id, "promote"), &[], &json!({})));
     assert_eq!(stored(&stage.dir, id), [1, 2, 3, 10, 12]);
     let old = lock["token"].to_string();

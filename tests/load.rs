@@ -94,7 +94,7 @@ fn good_and_bad_clients() {
         }
     });
     assert_eq!((serve.process().id(), serve.process().exited()), (pid, None));
-    let count = api.query("crawl0", "select count(*) from crawled_url");
+    let count = patiently(&api, "crawl0", &json!({ "sql": "select count(*) from crawled_url" }));
     assert_eq!(count.rows, [[json!(800)]]);
 }
 

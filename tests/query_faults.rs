@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     harness::{
@@ -40,8 +40,7 @@ fn replaced_in_the_middle_of_an_answer() {
     let api = serve.api();
     let before = api.query("large1", "select count(*) from dedup where rowid < 3").generation;
 
-    let mut answer =
-        RawQuery::send(api.address(), "large1", &json!({ "sql": ALL_ROWS }), "application/x-ndjson");
+    let mut answer = RawQuery::send(api.address(), "large1", &all_rows(), "application/x-ndjson");
     answer.read_to(100_000);
     replace(&dir, "large1", 2, FEW);
     hdfs.wait_blocks_gone(&old_blocks);
@@ -49,7 +48,7 @@ fn replaced_in_the_middle_of_an_answer() {
     assert_eq!(end, End::Whole, "an answer that ends in an error is whole HTTP");
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(['[', '{'])).collect();
     let (last, rows) = lines[1..].split_last().expect("a last line");
-    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    let last: Value = serde_json::from_str(last).expect("JSON");
     assert_eq!(last["error"]["code"], "segment_replaced", "{last}");
     assert_eq!(last["error"]["retry"], true, "{last}");
     assert!(!rows.is_empty() && (rows.len() as u64) < MANY, "{} rows came", rows.len());
@@ -99,12 +98,7 @@ fn datanode_stopped() {
     put(&dir, "large1", 2, MANY);
     let serve = Serve::with(&dir.url(), &[&UNCACHED[..], &["--store-deadline", "20s"]].concat());
     let api = serve.api();
-    let mut answer = RawQuery::send(
-        api.address(),
-        "large1",
-        &json!({ "sql": ALL_ROWS, "timeout_ms": 120_000 }),
-        "application/x-ndjson",
-    );
+    let mut answer = RawQuery::send(api.address(), "large1", &all_rows(), "application/x-ndjson");
     answer.read_to(100_000);
     hdfs.datanode(0).stop();
     let least = (0..FEW).map(|i| Dedup::of(1, i, FEW).id).min();
@@ -127,14 +121,13 @@ fn both_datanodes_stopped() {
     let serve = Serve::with(&dir.url(), &[&UNCACHED[..], &["--store-deadline", "10s"]].concat());
     let api = serve.api();
     let all = "select count(*), min(id) from dedup";
-    let is_known = |n: u64, rows: &[Vec<serde_json::Value>]| {
+    let is_known = |n: u64, rows: &[Vec<Value>]| {
         let least = (0..FEW).map(|i| Dedup::of(n, i, FEW).id).min();
         rows == [[json!(FEW), json!(least)]]
     };
     // One that the worker has open, one that it has never seen, and one in the middle of its answer.
     assert_eq!(api.query("seg001", "select count(*) from dedup where rowid < 3").rows, [[json!(2)]]);
-    let mut answer =
-        RawQuery::send(api.address(), "seg003", &json!({ "sql": ALL_ROWS }), "application/x-ndjson");
+    let mut answer = RawQuery::send(api.address(), "seg003", &all_rows(), "application/x-ndjson");
     answer.read_to(100_000);
     hdfs.datanodes().iter().for_each(|datanode| datanode.stop());
 
@@ -168,6 +161,11 @@ fn both_datanodes_stopped() {
             }
         });
     }
+}
+
+/// Everything, with a deadline that what a test waits for meanwhile does not reach.
+fn all_rows() -> Value {
+    json!({ "sql": ALL_ROWS, "timeout_ms": 290_000 })
 }
 
 /// Writes a deduplication segment into HDFS; the block files that hold it.

@@ -20,7 +20,7 @@ use crate::{
         process::{self, Output},
         scratch, segments, springhouse,
     },
-    life::{execute, good, of, post, provision},
+    life::{execute, good, names, of, post, provision},
     registry::tests,
 };
 
@@ -29,7 +29,7 @@ tests! {
     [Fuse, Hdfs] other_bytes_under_the_same_generation;
 }
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const PAGE: u64 = 4096;
 
 /// Enough pages for trees of two levels.
@@ -221,10 +221,8 @@ fn damaged_copy() {
         });
         assert_eq!(api.query("seg001", "select count(*) from t").rows, [[json!(5000)]]);
     }
-    assert!(
-        fs::read_dir(worker.copies().join("parts")).expect("a directory").next().is_none(),
-        "nothing is left"
-    );
+    let parts = worker.copies().join("parts");
+    eventually("nothing is left", LIMIT, || names(&parts).is_empty().then_some(()));
 }
 
 /// Whatever keeps it from looking is an error that says so.
@@ -271,9 +269,8 @@ fn seen_and_cancelled() {
     let files = scratch();
     let here = files.path().join("here");
     let pause = format!("verify.read=pause({})", here.display());
-    let mut worker = Worker::with(&store, &gateway, "seen", &["--access", "direct"]);
-    worker.kill();
-    worker.start_again_with(&[(VARIABLE, &pause)]);
+    let direct = ["--access", "direct"];
+    let _worker = Worker::with_environment(&store, &gateway, "seen", &direct, &[(VARIABLE, &pause)]);
     gateway.wait_workers(&["seen"]);
     let run = |args: &[&str]| {
         let mut command = springhouse();
@@ -320,14 +317,13 @@ fn reader_dies() {
     segments::from_sql(root.path(), "seg001", SQL);
     let store = url(root.path());
     let gateway = Gateway::of(&store);
-    let mut worker = Worker::with(&store, &gateway, "reader-1", &["--access", "direct"]);
-    worker.kill();
-    worker.start_again_with(&[(VARIABLE, "verify.read=abort")]);
+    let dies = [(VARIABLE, "verify.read=abort")];
+    let mut worker = Worker::with_environment(&store, &gateway, "reader-1", &["--access", "direct"], &dies);
     gateway.wait_workers(&["reader-1"]);
     let alone = verify(gateway.api(), &["seg001"]);
     assert!(alone.code == Some(3) && alone.stderr.contains("reader-1"), "{alone:?}");
     assert!(worker.process().wait(LIMIT).is_some_and(|status| !status.success()));
-    worker.start_again_with(&[(VARIABLE, "verify.read=abort")]);
+    worker.start_again();
     let _other = Worker::with(&store, &gateway, "reader-2", &["--access", "direct"]);
     gateway.wait_workers(&["reader-1", "reader-2"]);
     let (code, answer) = verified(gateway.api(), "seg001", &[]);

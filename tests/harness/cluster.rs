@@ -152,6 +152,17 @@ impl Worker {
         Self::start("cold", None, store, gateway, name, args, &[])
     }
 
+    /// A cold one with these in its environment, now and when it is started again.
+    pub fn with_environment(
+        store: &str,
+        gateway: &Gateway,
+        name: &str,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::start("cold", None, store, gateway, name, args, environment)
+    }
+
     /// Starts a hot worker with a directory of its own for copies.
     pub fn hot(store: &str, gateway: &Gateway, name: &str) -> Self {
         Self::hot_with(store, gateway, name, &[], &[])

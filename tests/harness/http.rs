@@ -241,10 +241,10 @@ impl RawQuery {
         Self { stream, received: Vec::new() }
     }
 
-    /// Reads until at least `n` bytes have come; what has come so far.
+    /// Reads until at least `n` bytes have come, or all there are; what has come so far.
     pub fn read_to(&mut self, n: usize) -> &[u8] {
         let mut chunk = vec![0; 1 << 16];
-        while self.received.len() < n {
+        while self.received.len() < n && !self.is_whole() {
             match self.stream.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(len) => self.received.extend_from_slice(&chunk[..len]),

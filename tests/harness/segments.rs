@@ -100,7 +100,6 @@ impl Dedup {
 /// Writes crawl statistics of `rows` URLs as segment `id` below `root`; returns the file.
 pub fn crawl_statistics(root: &Path, id: &str, seed: u64, rows: u64) -> PathBuf {
     let path = root.join(relative_path(id));
-    let db = create(&path);
     let schema = "
         create table crawled_url (
             id integer primary key, timestamp datetime not null, status_code integer not null,
@@ -109,7 +108,7 @@ pub fn crawl_statistics(root: &Path, id: &str, seed: u64, rows: u64) -> PathBuf 
         create table host_statistics (
             host varchar(255) primary key, urls integer not null, bytes bigint not null,
             duplicates integer not null, last_fetch datetime);";
-    fill(&db, schema, |db| {
+    make(&path, schema, |db| {
         let mut insert = db.prepare("insert into crawled_url values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
         for i in 0..rows {
             let row = CrawledUrl::of(seed, i);
@@ -141,9 +140,8 @@ pub fn crawl_statistics(root: &Path, id: &str, seed: u64, rows: u64) -> PathBuf 
 /// Writes a deduplication segment of `rows` digests, about 250 bytes each; returns the file.
 pub fn dedup(root: &Path, id: &str, seed: u64, rows: u64) -> PathBuf {
     let path = root.join(relative_path(id));
-    let db = create(&path);
     let schema = "create table dedup (digest_key text primary key, url text, date text, id text);";
-    fill(&db, schema, |db| {
+    make(&path, schema, |db| {
         let mut insert = db.prepare("insert into dedup values (?, ?, ?, ?)")?;
         for i in 0..rows {
             let row = Dedup::of(seed, i, rows);
@@ -157,8 +155,7 @@ pub fn dedup(root: &Path, id: &str, seed: u64, rows: u64) -> PathBuf {
 /// Writes a segment by SQL alone; for what no generator makes.
 pub fn from_sql(root: &Path, id: &str, sql: &str) -> PathBuf {
     let path = root.join(relative_path(id));
-    let db = create(&path);
-    fill(&db, sql, |_| Ok(()));
+    make(&path, sql, |_| Ok(()));
     path
 }
 
@@ -179,26 +176,28 @@ pub fn segments_below(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn create(path: &Path) -> Connection {
-    fs::create_dir_all(path.parent().expect("a segment lies in a directory"))
-        .expect("the segment's directory");
-    let _ = fs::remove_file(path);
-    let db = Connection::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+/// Makes the database under a hidden name and renames it: who looks at its directory meanwhile never sees a
+/// part of it.
+fn make(path: &Path, schema: &str, rows: impl FnOnce(&Connection) -> rusqlite::Result<()>) {
+    let dir = path.parent().expect("a segment lies in a directory");
+    fs::create_dir_all(dir).expect("the segment's directory");
+    let name = path.file_name().expect("a segment has a name").to_string_lossy();
+    let making = dir.join(format!(".{name}"));
+    let _ = fs::remove_file(&making);
+    let db = Connection::open(&making).unwrap_or_else(|e| panic!("{}: {e}", making.display()));
     // A half-made segment is thrown away: it needs neither journal nor fsync.
     db.execute_batch(&format!(
         "pragma page_size = {PAGE_BYTES}; pragma journal_mode = off; pragma synchronous = off;
          pragma locking_mode = exclusive; pragma cache_size = -262144;"
     ))
     .expect("settings of a fresh database");
-    db
-}
-
-fn fill(db: &Connection, schema: &str, rows: impl FnOnce(&Connection) -> rusqlite::Result<()>) {
     let filled = db
         .execute_batch(&format!("begin; {schema}"))
-        .and_then(|()| rows(db))
+        .and_then(|()| rows(&db))
         .and_then(|()| db.execute_batch("commit; vacuum;"));
     filled.expect("a fresh database takes its rows");
+    db.close().expect("a database that nobody uses");
+    fs::rename(&making, path).expect("a segment in its place");
 }
 
 /// SplitMix64: 64 good bits for each (seed, i).

@@ -25,6 +25,8 @@ pub(crate) struct MemoryStore {
     pub(super) inner: Mutex<Tree>,
     pub(crate) denied: AtomicBool,
     pub(crate) down: AtomicBool,
+    /// Once the root was listed all is gone, the root too.
+    pub(crate) vanishes: AtomicBool,
     /// A rename makes a new generation, as in a local directory; otherwise it keeps it, as in HDFS.
     pub(crate) renames_anew: AtomicBool,
     /// Nothing can be removed.
@@ -231,7 +233,11 @@ impl SegmentStore for MemoryStore {
             mtime_ms: *mtime_ms,
             generation: Generation((*mtime_ms as u128).to_be_bytes()),
         });
-        Ok(files.values().cloned().chain(subdirs).collect())
+        let entries = files.values().cloned().chain(subdirs).collect();
+        if dir == "/" && self.vanishes.load(Ordering::SeqCst) {
+            tree.dirs.clear();
+        }
+        Ok(entries)
     }
 
     async fn stat(&self, path: &str) -> Result<StoreEntry, StoreFailure> {

@@ -1,7 +1,7 @@
 //! One pass over the store.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -16,7 +16,7 @@ use crate::{
     api::types::DiscoveryReport,
     registry::{
         packed::Facts,
-        state::{Change, State},
+        state::{Change, State, Version},
     },
     shipped::ShippedName,
     store::{Generation, SegmentStore, StoreFailure},
@@ -46,12 +46,15 @@ pub(super) struct Pass<'a> {
 
 struct Listed {
     path: Arc<str>,
+    /// What was known when the listing was begun.
+    before: Version,
     result: Result<Judged, StoreFailure>,
 }
 
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
+    before: HashMap<Arc<str>, Version>,
     segments: usize,
 }
 
@@ -97,11 +100,15 @@ impl Pass<'_> {
             match listed.result {
                 Ok(judged) => {
                     report.dirs_listed += 1;
+                    batch.before.insert(listed.path.clone(), listed.before);
                     self.take(&listed.path, judged, full, &mut to_list, &mut batch, report);
                 }
                 Err(error) if *listed.path == *"/" => return Err(error.to_string()),
-                // Deleted since its parent was listed.
-                Err(StoreFailure::NotFound(_)) => self.remove(&listed.path, &mut batch),
+                // Deleted since its parent was listed; unless all of the store went away.
+                Err(StoreFailure::NotFound(_)) => {
+                    self.store.stat("/").await.map_err(|e| e.to_string())?;
+                    self.remove(&listed.path, &mut batch);
+                }
                 Err(error) => {
                     fail(report, error.to_string());
                     batch.changes.push(Change::Suspect(listed.path));
@@ -117,6 +124,7 @@ impl Pass<'_> {
 
     async fn list(&self, path: Arc<str>, seen: (i64, Generation)) -> Listed {
         let now_ms = (self.clock)();
+        let before = self.state.catalog().directory(&path).cloned();
         let result = match self.store.list(&path).await {
             Ok(entries) => {
                 let (state, path, first) = (self.state.clone(), path.clone(), !self.state.discovered());
@@ -130,7 +138,7 @@ impl Pass<'_> {
             }
             Err(error) => Err(error),
         };
-        Listed { path, result }
+        Listed { path, before, result }
     }
 
     fn take(
@@ -200,9 +208,9 @@ impl Pass<'_> {
     }
 
     async fn flush(&self, batch: &mut Batch, report: &mut DiscoveryReport) -> Result<(), String> {
-        let changes = std::mem::take(batch).changes;
+        let Batch { changes, before, .. } = std::mem::take(batch);
         let state = self.state.clone();
-        let delta = blocking(move || state.commit(changes)).await?;
+        let delta = blocking(move || state.commit_listed(changes, &before)).await?;
         report.segments_added += delta.added;
         report.segments_changed += delta.changed;
         report.segments_removed += delta.removed;

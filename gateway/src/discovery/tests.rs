@@ -62,6 +62,18 @@ fn old_store() -> Arc<MemoryStore> {
     store
 }
 
+/// A local store that is unmounted, or moved away, in the middle of a pass is away, not empty.
+#[tokio::test]
+async fn a_store_that_goes_in_the_middle_of_a_pass() {
+    let setup = Setup::new(old_store());
+    setup.pass().await;
+    let known = setup.catalog();
+    setup.store.vanishes.store(true, Ordering::SeqCst);
+    let report = setup.discovery.run(true).await;
+    assert_eq!((report.complete, report.errors), (false, 1), "{report:?}");
+    assert_eq!(setup.catalog(), known);
+}
+
 #[tokio::test]
 async fn the_second_pass_touches_only_what_changed() {
     let setup = Setup::new(old_store());

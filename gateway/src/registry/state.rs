@@ -1,7 +1,7 @@
 //! The one owner of catalog, ledger and registry: what readers see has been made durable before.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::ControlFlow,
     sync::{
         Arc,
@@ -58,7 +58,7 @@ pub enum Change {
 }
 
 /// A directory before or after a change; `None`: not there.
-type Version = Option<Arc<Directory>>;
+pub type Version = Option<Arc<Directory>>;
 
 impl Change {
     fn path(&self) -> &Arc<str> {
@@ -216,6 +216,23 @@ impl State {
     /// Makes changes durable, then visible. If it fails nothing is changed. Blocks.
     pub fn commit(&self, changes: Vec<Change>) -> Result<Delta, RegistryError> {
         let mut writer = self.writer.lock();
+        self.write(&mut writer, &[], changes)
+    }
+
+    /// [`Self::commit`] of listings. `before`: what was known of the directories when they were begun. What
+    /// became known of single segments since then, by a promotion or a look, is newer, and stays.
+    pub fn commit_listed(
+        &self,
+        mut changes: Vec<Change>,
+        before: &HashMap<Arc<str>, Version>,
+    ) -> Result<Delta, RegistryError> {
+        let mut writer = self.writer.lock();
+        for change in &mut changes {
+            let Change::Listed { path, state, segments } = change else { continue };
+            let Some(before) = before.get(path) else { continue };
+            let now = self.catalog.read().directory(path).cloned();
+            keep_newer(before.as_deref(), now.as_deref(), state, segments);
+        }
         self.write(&mut writer, &[], changes)
     }
 
@@ -462,6 +479,29 @@ impl State {
     /// Bytes of the registry on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.registry.disk_bytes()
+    }
+}
+
+/// Brings into a listing what became known while it was made. Which of the two is right the next one shows.
+fn keep_newer(
+    before: Option<&Directory>,
+    now: Option<&Directory>,
+    state: &mut DirState,
+    listed: &mut Packed,
+) {
+    let empty = Directory::default();
+    let (before, now) = (before.unwrap_or(&empty), now.unwrap_or(&empty));
+    if std::ptr::eq(before, now) {
+        return;
+    }
+    for difference in now.segments.differences(&before.segments) {
+        state.quiet = false;
+        match difference {
+            Difference::Added(index) | Difference::Changed(index) => {
+                listed.put(now.segments.id(index), now.segments.facts(index));
+            }
+            Difference::Removed(index) => listed.remove(before.segments.id(index)),
+        }
     }
 }
 

@@ -325,3 +325,35 @@ fn sled_rows_come_in_order() {
     assert_eq!(seen, expected);
     let _: Arc<dyn Registry> = Arc::new(registry);
 }
+
+/// A listing that was begun before a promotion, and ends after it, does not take it back.
+#[test]
+fn what_came_after_a_listing_began_stays() {
+    let state = State::open(Box::new(MemoryRegistry::default()), meta).expect("memory opens");
+    let versions = |all: &[(&str, u8)]| -> Vec<(String, Facts)> {
+        all.iter().map(|(id, version)| ((*id).to_owned(), facts(*version))).collect()
+    };
+    let put = |name: &str, facts| {
+        let change = Change::Segment { directory: "/a".into(), id: id(name), facts };
+        state.commit(vec![change]).expect("memory commits");
+    };
+    state.commit(vec![listed("/a", versions(&[("1", 1), ("2", 1), ("3", 1)]))]).expect("memory commits");
+    let before = [("/a".into(), state.catalog().directory("/a").cloned())].into();
+    put("1", Some(facts(2)));
+    put("2", None);
+    put("4", Some(facts(2)));
+    // As it was seen before all that, but for what somebody else has changed.
+    let seen = vec![listed("/a", versions(&[("1", 1), ("2", 1), ("3", 7)]))];
+    state.commit_listed(seen.clone(), &before).expect("memory commits");
+    let known = || {
+        let catalog = state.catalog();
+        let directory = catalog.directory("/a").expect("it is there");
+        let segments: Vec<_> = directory.segments.iter().map(|(id, facts)| (id.to_owned(), facts)).collect();
+        (segments, directory.state.quiet)
+    };
+    assert_eq!(known(), (versions(&[("1", 2), ("3", 7), ("4", 2)]), false), "and is listed again");
+    // Nothing came in between: the listing is right.
+    let before = [("/a".into(), state.catalog().directory("/a").cloned())].into();
+    state.commit_listed(seen, &before).expect("memory commits");
+    assert_eq!(known(), (versions(&[("1", 1), ("2", 1), ("3", 7)]), true));
+}

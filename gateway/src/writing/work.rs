@@ -124,7 +124,7 @@ impl Writing {
                 };
                 let path = (Method::DELETE, format!("/v1/hot/{id}/work"));
                 let token = lock.as_ref().map_or(0, |lock| lock.token);
-                if self.tell(&worker, path, token, &json!({}), LIST_MAX).await.is_ok() && !told.contains(name)
+                if self.tell(&worker, path, token, &json!({}), STOP_MAX).await.is_ok() && !told.contains(name)
                 {
                     told.push(name.clone());
                 }

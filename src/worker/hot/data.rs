@@ -159,7 +159,8 @@ impl Data {
         if log.metadata().is_ok_and(|metadata| metadata.len() == 0) {
             remove(&log)?; // everything is in the database
         }
-        for ending in ["", "-wal"] {
+        // The log first: whoever sees the database there sees all of it.
+        for ending in ["-wal", ""] {
             match fs::rename(with_ending(&from, ending), with_ending(&to, ending)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
