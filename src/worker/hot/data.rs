@@ -153,20 +153,24 @@ impl Data {
     }
 
     /// Moves the copy of `id`, with its log, to `kept` under `name`; again if it was begun before.
+    ///
+    /// The database leaves its place first: without its log nobody may go on with it. It gets its name last:
+    /// whoever sees it there sees all of it.
     pub(super) fn move_to_kept(&self, id: &SegmentId, name: &str) -> io::Result<()> {
         let (from, to) = (self.segment(id), self.kept(name));
-        let log = with_ending(&from, "-wal");
-        if log.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            remove(&log)?; // everything is in the database
-        }
-        // The log first: whoever sees the database there sees all of it.
-        for ending in ["-wal", ""] {
-            match fs::rename(with_ending(&from, ending), with_ending(&to, ending)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        // If it has its name, what lies in its place by now is another copy.
+        if !to.try_exists()? {
+            let (log, moving) = (with_ending(&from, "-wal"), with_ending(&to, ".moving"));
+            if log.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+                remove(&log)?; // everything is in the database
             }
+            if !moving.try_exists()? {
+                rename_if_there(&from, &moving)?;
+            }
+            rename_if_there(&log, &with_ending(&to, "-wal"))?;
+            remove(&with_ending(&from, "-shm"))?;
+            rename_if_there(&moving, &to)?;
         }
-        remove(&with_ending(&from, "-shm"))?;
         sync_dir(&self.root.join("kept"))?;
         sync_dir(&self.shard(id.as_str()))
     }
@@ -306,6 +310,13 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -333,6 +344,36 @@ mod tests {
         overwrite(&path, b"34").expect("there");
         assert!(overwrite(&path, b"567").is_err());
         assert_eq!(fs::read(&path).expect("there"), b"34");
+    }
+
+    #[test]
+    fn a_move_to_what_is_kept_goes_on_where_it_was_cut_short() {
+        let id = SegmentId::parse("a").expect("an id");
+        let files = [("a.sqlite", "database"), ("a.sqlite-wal", "log"), ("a.sqlite-shm", "index")];
+        for steps in 0..4 {
+            let dir = tempfile::tempdir().expect("a directory");
+            let data = Data::open(dir.path()).expect("a data directory");
+            let (from, to) = (data.segment(&id), data.kept("a.7.sqlite"));
+            fs::create_dir_all(from.parent().expect("in a directory")).expect("made");
+            for (name, bytes) in files {
+                fs::write(from.with_file_name(name), bytes).expect("written");
+            }
+            let moves = [
+                (from.clone(), with_ending(&to, ".moving")),
+                (with_ending(&from, "-wal"), with_ending(&to, "-wal")),
+                (with_ending(&to, ".moving"), to.clone()),
+            ];
+            moves.iter().take(steps).for_each(|(from, to)| fs::rename(from, to).expect("moved"));
+            if steps == 3 {
+                fs::write(&from, "another").expect("written");
+            }
+            data.move_to_kept(&id, "a.7.sqlite").expect("moved");
+            let text = |path: &Path| fs::read_to_string(path).ok();
+            assert_eq!(text(&to).as_deref(), Some("database"), "{steps}");
+            assert_eq!(text(&with_ending(&to, "-wal")).as_deref(), Some("log"), "{steps}");
+            assert_eq!(text(&from).as_deref(), (steps == 3).then_some("another"), "{steps}");
+            assert_eq!(fs::read_dir(to.parent().expect("kept")).expect("a directory").count(), 2, "{steps}");
+        }
     }
 
     #[test]
