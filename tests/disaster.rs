@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -58,8 +59,13 @@ fn shown(path: &Path) -> &str {
 
 /// Posts until it is not "not yet".
 fn done(api: &Api, path: &str, body: &Value) -> Value {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let key = format!("request-{}", REQUESTS.fetch_add(1, Relaxed));
     eventually(path, LIMIT, || {
-        let reply = api.post(path, body);
+        // Asked again it is applied once.
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+        let reply = api.send(Method::POST, path, &headers, Some(body.to_string()));
+        let reply = reply.unwrap_or_else(|e| panic!("POST {path}: {e}"));
         match reply.status {
             503 => None,
             200..300 => Some(reply.json()),
