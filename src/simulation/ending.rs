@@ -85,7 +85,7 @@ pub(super) async fn check(clients: &Arc<Clients>) {
 }
 
 /// Asks until it succeeds. `accept`: other answers that are good.
-async fn succeed(
+pub(super) async fn succeed(
     clients: &Clients,
     method: &str,
     path: &str,

@@ -387,9 +387,12 @@ impl Schedule {
             self.clients.check(Err("a request was not answered half an hour after all was well".into()));
         }
         self.net.trace.note(format!("all requests ended after {} s", begun.elapsed().as_secs()));
+        self.look().await; // whoever died of one of those requests
+        while self.starts.join_next().await.is_some() {}
         for n in 0..self.shape.workers {
             let path = format!("/v1/workers/w{n}/drain");
-            let _ = self.clients.send("DELETE", &path, &[], &serde_json::json!({})).await;
+            let undone = ending::succeed(&self.clients, "DELETE", &path, &serde_json::json!({}), &[]).await;
+            self.clients.check(undone.map(drop));
         }
         self.look().await;
         // Leases are renewed, messages that were late are there, and passes have seen the store.
