@@ -79,8 +79,8 @@ impl ControlSocket {
 const ENDING_MAX: Duration = Duration::from_secs(15);
 const ENDING_POLL: Duration = Duration::from_millis(20);
 
-/// Never taken from a daemon that answers, also when it was unmounted: at its end `fuser` 0.18 unmounts
-/// whatever is at its mount point by then.
+/// Never taken from a daemon that answers, also when it was unmounted: it serves files that are open, and whoever
+/// asks it about them asks here.
 fn in_use(stream: std::os::unix::net::UnixStream, path: &Path, dir: &Path) -> Error {
     let peer = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)?.peer_cred());
     let pid = peer.ok().and_then(|peer| peer.pid());

@@ -68,19 +68,25 @@ fn killed_at(dir: &Path, point: &str) -> Vec<(u64, u64)> {
     wrote
 }
 
+const LATE: &str = "write.after_commit=40*abort";
+
 #[tokio::test]
 async fn what_was_acknowledged_is_there() {
     let dir = tempfile::tempdir().expect("a directory");
     make(dir.path(), "CREATE TABLE t(a UNIQUE); CREATE TABLE n(n); INSERT INTO n VALUES (0)", &limits());
     let mut all = Vec::new();
-    for point in [
+    let points = [
         "write.after_commit=9*abort",
         "write.after_keys=5*abort",
         "write.before_commit=12*abort",
         "write.after_commit=1*abort",
         "write.after_keys=1*abort",
-        "write.after_commit=40*abort",
-    ] {
+    ];
+    // Some hundreds are acknowledged as a rule; of commits of one each it takes some rounds more.
+    for (round, point) in points.into_iter().chain([LATE; 20]).enumerate() {
+        if round > points.len() && all.len() > 100 {
+            break;
+        }
         all.extend(killed_at(dir.path(), point));
         let (changes, writer) = open(dir.path(), limits());
         let last = changes.seen().done;
@@ -104,6 +110,5 @@ async fn what_was_acknowledged_is_there() {
         }
         writer.close().await;
     }
-    // Of commits of one each, those of whom a client that goes on has told: some hundreds as a rule.
-    assert!(all.len() > 30, "{} acknowledged", all.len());
+    assert!(all.len() > 100, "{} acknowledged", all.len());
 }
